@@ -11,7 +11,7 @@ report.html and traces.safetensors. The data moves in this order:
     search         thresholds, patience and rules for slates -> the cheapest within a budget
     certify        losses of users -> a guarantee
     candidates     the search's policies, certified on users who had no part in choosing
-    watch          the same users' losses without labels -> the limits that a service watches
+    audit_limits   the same users' losses without labels -> the limits that a service watches
     decision       choose, certify, compare on the test split -> the policy
     probabilities  sampled negatives -> a shift; probabilities and labels -> how right they are
     reporting/     verdict, in words; content -> report.json; tables, plots and page -> report.html

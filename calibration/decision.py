@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from rexit.audit import AuditLimits
 from rexit.baselines import Scores
 from rexit.bundle import Policy
+from rexit.calibration import audit_limits, metrics
 from rexit.calibration import maps as choice_of_maps
-from rexit.calibration import metrics, watch
 from rexit.calibration.candidates import (
     Candidate,
     certify_in_order,
@@ -166,7 +166,7 @@ def decide(
         users_needed=users_needed(candidates, certifying, goal),
         watch=None
         if chosen is None
-        else watch.limits(
+        else audit_limits.limits(
             chosen.policy,
             certifying,
             goal,

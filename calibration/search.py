@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import _native
-from rexit.bundle.policy import TopK
+from rexit.bundle.policy import ExitPolicy, Policy, TopK
 from rexit.calibration.evaluation import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -52,12 +51,11 @@ class StoppingRule:
     quorum: int = 0
     top_k: TopK | None = None
 
-    def native(self) -> _native.Rules:
-        """The rule, applied to c."""
-        exits = len(self.upper) + 1
-        thresholds = [*zip(self.upper, self.lower, strict=True), (math.inf, math.inf)]
-        top_k = None if self.top_k is None else self.top_k.native()
-        return _native.Rules([(1.0, 0.0)] * exits, [], thresholds, self.patience, [*self.keep, 0], self.quorum, top_k)
+    def stops(self, c: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the exit of each pair, int64 [n], as `Policy.stops` does with these c."""
+        rows = zip((*self.upper, math.inf), (*self.lower, math.inf), (*self.keep, 0), strict=True)
+        exits = tuple(ExitPolicy(upper=upper, lower=lower, keep=keep) for upper, lower, keep in rows)
+        return Policy(exits, self.patience, "", self.quorum, self.top_k).stops(c, offsets)
 
 
 @dataclass(frozen=True)
@@ -209,8 +207,8 @@ class Search:
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
-        """Returns the exit of each pair, int64 [n], as `Policy.stops` does with these c."""
-        return self._space.rule(point).native().stops(self._c, self._evaluation.traces.offsets)
+        """Returns the exit of each pair, int64 [n]."""
+        return self._space.rule(point).stops(self._c, self._evaluation.traces.offsets)
 
     def _try(self, point: Point) -> Trial:
         trial = self._trials.get(point)

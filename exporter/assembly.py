@@ -1,7 +1,5 @@
-"""A variant under construction: its graphs in a folder, and variant.json once they are judged.
-
-The files of a bundle beside the new variants: other variants, the catalog, the manifest.
-"""
+"""A bundle under construction: a variant's graphs in a folder, variant.json once they are judged, and the files beside the new
+variants: other variants, the catalog, the manifest."""
 
 from __future__ import annotations
 

@@ -114,9 +114,9 @@ def export_bundle(
     with contextlib.ExitStack() as locks, new_folder(out) as folder:
         locks.enter_context(sole_writer(out))  # until the new bundle is in place
         old = preflight.existing(out)
-        drawn = _Drawn.of(place, targets, options) if isinstance(place, Catalog) else None  # before the model is loaded
+        samples = _Samples.of(place, targets, options) if isinstance(place, Catalog) else None  # before the model is loaded
         progress("load", 0, 1)
-        loaded = _load(checkpoint, place, drawn, targets, old, out, options)
+        loaded = _load(checkpoint, place, samples, targets, old, out, options)
         progress("load", 1, 1)
         clock.lap("load")
         golden, zero = _reference(loaded, options, progress)
@@ -136,7 +136,7 @@ def export_bundle(
         exact = Judged(golden, differences, options.tolerance, None)
         clock.lap("parity")
         sampled: Sequence[Activations] = [{}] * len(loaded.modules)
-        if prompts := loaded.drawn.sampled:
+        if prompts := loaded.samples.sampled:
             sampled = sample(chain, prompts, progress)
             clock.lap("activations")
         drafts = [base if target is base_target else make.draft(target) for target in targets]
@@ -173,7 +173,7 @@ def export_bundle(
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Samples:
     """The slates that later steps need. prompts: of the gate; None: no target has one. sampled: whose activations are read."""
 
     source: Source
@@ -181,7 +181,7 @@ class _Drawn:
     sampled: Sequence[Prompt]
 
     @classmethod
-    def of(cls, source: Source, targets: Sequence[Target], options: ExportOptions) -> _Drawn:
+    def of(cls, source: Source, targets: Sequence[Target], options: ExportOptions) -> _Samples:
         prompts = Prompts.draw(source, options.quality_slates) if any(target.gate for target in targets) else None
         if prompts and not options.accept_loss:
             prompts.check()
@@ -198,7 +198,7 @@ class _Loaded:
     """
 
     checkpoint: Checkpoint
-    drawn: _Drawn
+    samples: _Samples
     model: Model
     exits: tuple[int, ...]
     catalog_sha256: str | None
@@ -211,7 +211,7 @@ class _Loaded:
 def _load(
     path: str | Path,
     place: Catalog | Path,
-    drawn: _Drawn | None,
+    samples: _Samples | None,
     targets: Sequence[Target],
     old: Manifest | None,
     out: Path,
@@ -219,7 +219,7 @@ def _load(
 ) -> _Loaded:
     """Loads the checkpoint, draws the slates of a file, whose texts need it, and checks that all of it fits.
 
-    place: a catalog, which `drawn` has the slates of, or the path of a file of slates."""
+    place: a catalog, which `samples` has the slates of, or the path of a file of slates."""
     catalog = place if isinstance(place, Catalog) else None
     labels = preflight.labels_of(catalog, options.label_ids)
     loaded = load_checkpoint(path, options.exits, options.head, labels, options.reranker)
@@ -229,10 +229,10 @@ def _load(
             preflight.check_trained_on(loaded, catalog)
         if options.with_tokenizer:
             preflight.check_tokenizer(loaded, catalog)
-    if drawn is None:
+    if samples is None:
         assert isinstance(place, Path)
-        drawn = _Drawn.of(preflight.read_slates(place, loaded, options.max_tokens), targets, options)
-    source = drawn.source
+        samples = _Samples.of(preflight.read_slates(place, loaded, options.max_tokens), targets, options)
+    source = samples.source
     source.roles.check(source.path, loaded.roles, loaded.path)
     catalog_sha256, model = catalog.sha256 if catalog else None, model_of(loaded)
     has_zero = source.has_scores if isinstance(source, SlatesFile) else bool(source.numbers)
@@ -252,14 +252,14 @@ def _load(
         vectors = Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), turn)
     tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
     preflight.check_space(out, weights + tables + (vectors.bytes if vectors else 0), "the bundle needs about")
-    return _Loaded(loaded, drawn, model, exits, catalog_sha256, modules, unrotated, turn, vectors)
+    return _Loaded(loaded, samples, model, exits, catalog_sha256, modules, unrotated, turn, vectors)
 
 
 def _reference(
     loaded: _Loaded, options: ExportOptions, progress: Progress
 ) -> tuple[list[GoldenSlate], Sequence[NDArray[np.float32]]]:
     """Golden slates by the unsplit model, and exit zero's log-odds of their candidates, empty without it."""
-    source, checkpoint = loaded.drawn.source, loaded.checkpoint
+    source, checkpoint = loaded.samples.source, loaded.checkpoint
     slates = draw(cut(source, "validation"), options.golden_slates)
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
     golden = golden_slates(model, source, tracked(slates, "reference", progress), loaded.vectors, loaded.turn)
@@ -304,7 +304,7 @@ def _judged(
     progress: Progress,
 ) -> _Verdicts:
     """Judges the variants and removes the graphs of those that fail. Raises the first one's error if none passes."""
-    prompts = loaded.drawn.prompts
+    prompts = loaded.samples.prompts
     judge = prompts and Judge(chain, loaded.checkpoint.exits, prompts, options.accept_loss, progress)
     passed, refused = [], dict[str, ParityError]()
     for draft in drafts:
@@ -326,7 +326,7 @@ def _write(
     folder: Path, loaded: _Loaded, variants: Sequence[str], old: Manifest | None, out: Path, options: ExportOptions
 ) -> dict[str, tuple[str, ...]]:
     """Writes what a bundle has beside its new variants. Returns what went with replaced ones, by name."""
-    source, checkpoint = loaded.drawn.source, loaded.checkpoint
+    source, checkpoint = loaded.samples.source, loaded.checkpoint
     if isinstance(source, Catalog):
         (folder / "catalog").mkdir()
         for name in ("catalog.json", *source.files):

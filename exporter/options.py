@@ -1,7 +1,5 @@
-"""Options of a catalog and of an export. Imports nothing heavy, so that the command line can show them.
-
-`--retriever-config`: how the retriever is made, in a TOML or JSON file whose keys are fields of an index's options.
-"""
+"""Options of a catalog, also those in the file of `--retriever-config`, and of an export. Imports nothing heavy, so that the
+command line can show them."""
 
 from __future__ import annotations
 

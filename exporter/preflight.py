@@ -1,7 +1,4 @@
-"""What makes a catalog's longest possible prompt long: a placeholder, and the longest text of its column.
-
-Checks of `rexit export` before any work. Each raises InputError.
-"""
+"""Checks of `rexit export` before any work; each raises InputError. Of prompts, what makes the longest possible one long."""
 
 from __future__ import annotations
 

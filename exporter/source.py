@@ -1,9 +1,5 @@
-"""Slates' candidates with their labels: what a model's ranking is judged by.
-
-Where an export's prompts come from: a catalog, or a file of slates.
-
-Both have labelled slates in three splits (`rexit.slates.cut`). A catalog's prompts are assembled; those of a file are in it.
-"""
+"""Where an export's prompts and labels come from: a catalog, whose prompts are assembled, or a file of slates, which has them.
+Both have labelled slates in three splits (`rexit.slates.cut`), and a ranking is judged by their labels."""
 
 from __future__ import annotations
 

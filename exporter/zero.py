@@ -1,9 +1,5 @@
-"""Models that can be exit zero, as ONNX graphs: scikit-learn's histogram gradient boosting, as one TreeEnsembleRegressor, and a
-logistic model.
-
-Exit zero's graph: run on ONNX Runtime's CPU with one thread, as the runtime does.
-
-Makes zero.onnx of a catalog.
+"""Exit zero of a catalog, `zero.onnx`: a logistic model, or scikit-learn's histogram gradient boosting as one
+TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with one thread.
 
 1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
    (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
@@ -270,12 +266,12 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
     numbers, weights = pairs.numbers[pairs.fits], pairs.weights_of(pairs.fits)
     counts = np.array([op["op"].endswith("_count") for op in catalog.numbers])
     trees, leaves, loss = _choose(pairs, counts)
-    made = {"pairs": len(liked), "log_loss": loss}
+    summary = {"pairs": len(liked), "log_loss": loss}
     if not trees:
         (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts, weights)))
-        return {**made, "logistic": True}
+        return {**summary, "logistic": True}
     (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked, weights)))
-    return {**made, "trees": trees, "leaves": leaves}
+    return {**summary, "trees": trees, "leaves": leaves}
 
 
 @dataclass(frozen=True)

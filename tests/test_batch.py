@@ -25,9 +25,10 @@ import pytest
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut, write_ranked
+from builders.policies import full_depth
 from rexit import batch, runtime
 from rexit.batch import ColumnNames, Report, score_files, score_table
-from rexit.bundle import Bundle, Policy, TopK
+from rexit.bundle import Bundle, TopK
 from rexit.errors import BundleError, InputError
 from rexit.request import Request
 
@@ -87,7 +88,7 @@ def test_the_number_of_rows_is_not_the_policys_k(held_out: HeldOut, tmp_path: Pa
     """With a K of all candidates everybody would be among the best K, and stop at the first exit."""
     opened = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
     exits, bounds = len(opened.manifest.exits), (500.0,) * (len(opened.manifest.exits) - 1)
-    policy = replace(Policy.full_depth(exits, opened.variant_sha256), top_k=TopK(1, False, bounds, bounds))
+    policy = replace(full_depth(exits, opened.variant_sha256), top_k=TopK(1, False, bounds, bounds))
     policy.write(opened.folder / "policy.json")
     pairs = pa.table({"user_id": [100] * 10, "item_id": ITEM_IDS[:10]})
     for top_k in (0, 10, 99):

@@ -84,8 +84,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     """Returns the content of `report.json`: plain JSON values."""
     depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
     policy, test = decision.policy, findings.traces["test"]
-    stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
-    p = policy.probability(c)
+    stops, p = policy.stops(test.log_odds, test.offsets), policy.probabilities(test.log_odds)
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _by_row(decision, timings.milliseconds, depths) if timings else {}
     speeds = _by_row(decision, timings.speeds, depths) if timings else {}

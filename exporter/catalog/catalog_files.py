@@ -1,8 +1,5 @@
-"""Large tables in parts, so that what is sorted or joined at once is small: the rows of some users, or of some items.
-
-The catalog's tables as arrays: `users.safetensors`, `items.safetensors`, `pieces.safetensors` of docs/format.md.
-
-The catalog's folder: where it may be, and how its files are written.
+"""The catalog's folder: where it may be, its tables as arrays (`users.safetensors`, `items.safetensors`, `pieces.safetensors` of
+docs/format.md), and how they are written: in parts by user or item, so that little is sorted or joined at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the user's tables: CSV, TSV or Parquet.
+"""Reads the user's tables, CSV, TSV or Parquet, into a row per id with texts and vectors in columns.
 
 Rules
 1. A file ending in `.parquet` is Parquet. Anything else is UTF-8 text with a header: tab-separated when the header holds a
@@ -7,11 +7,8 @@ Rules
    `float_seq`: such cells are vectors, numbers separated by spaces. In Parquet a list of floats is a vector.
 3. Every line has as many fields as the header.
 
-The users' and items' tables: a row per id, texts and vectors in columns. And ids: one type, one row each.
+Columns of vectors hold an external encoder's vector of each item, stored as `encoded.safetensors` (docs/format.md).
 
-Columns of vectors: an outside encoder's vector of each item, stored as `encoded.safetensors` (docs/format.md).
-
-Rules
 1. All vectors of a column have the same number of finite numbers. The encoder does not matter here.
 2. Vectors are scaled to unit length, then rounded to float16, as projectors take them.
 3. An item without a vector (null, an empty list, an empty cell) has zeros.

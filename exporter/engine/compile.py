@@ -1,6 +1,4 @@
-"""Optimization profiles: the sizes that a TensorRT engine accepts and is tuned for.
-
-`rexit compile`: TensorRT engines for a bundle's variants.
+"""`rexit compile`: TensorRT engines for a bundle's variants, with the profiles of sizes that each accepts and is tuned for.
 
 1. Find a Python with a compiler's bindings and ask it for the version, what it compiles for and which GPU this machine has.
 2. Choose the build target, or raise the reason why there is none.

@@ -1,7 +1,4 @@
-"""Runs `engine_builder.py` in a process: sends its request, reads its events, reports how it ended.
-
-Finds installed TensorRT compilers and the GPUs they can build for.
-"""
+"""Finds installed TensorRT compilers and the GPUs they can build for, by runs of `engine_builder.py` in a process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Golden samples: validation slates with the PyTorch model's log-odds. An export measures parity on them; `rexit verify` repeats
-that on the device.
-
-Compares exported segments with the unsplit PyTorch model at every exit.
+"""Parity at every exit: exported segments against the unsplit PyTorch model, on golden samples, which are validation slates with
+that model's log-odds. `rexit verify` repeats it on the device.
 
 The segments run in ONNX Runtime in the three ways that the runtime uses:
 

@@ -40,7 +40,7 @@ TABLE = "heads.json"
 class HeadsReport:
     """The result of a fit.
 
-    kept: whether the model's own last answer is the last exit's head.
+    own_is_last: whether the model's own last answer is the last exit's head.
     layers: a row of figures for each layer, as in `heads.json`.
     own: the same for the model's own last answer; None if it has none.
     prior_loss: loss of one probability for all candidates. candidates: their number in each split.
@@ -51,7 +51,7 @@ class HeadsReport:
 
     checkpoint: str
     exits: list[int]
-    kept: bool
+    own_is_last: bool
     layers: list[dict[str, Any]]
     own: dict[str, Any] | None
     prior_loss: float
@@ -124,7 +124,7 @@ def fit_heads(
     report = HeadsReport(
         checkpoint=str(out),
         exits=exits,
-        kept=fit.kept and exits[-1] == len(fit.heads),
+        own_is_last=fit.own_is_last and exits[-1] == len(fit.heads),
         layers=[head.to_json() for head in fit.heads],
         own=None if fit.own is None else fit.own.to_json(),
         prior_loss=float(fit.prior_losses.mean()),

@@ -148,20 +148,20 @@ class LayerHead:
 class Layers:
     """The heads of all layers.
 
-    heads: shallowest first. own: the model's own last answer; None if it has none. kept: whether it is the last exit's head.
+    heads: shallowest first. own: the model's own last answer; None if it has none. own_is_last: whether the last exit has its head.
     prior_losses: losses of one probability for all candidates, float64 [choosing users].
     choosing: the choosing users' numbers, int64, ascending.
     """
 
     heads: list[LayerHead]
     own: LayerHead | None
-    kept: bool
+    own_is_last: bool
     prior_losses: NDArray[np.float64]
     choosing: NDArray[np.int64]
 
     def at(self, depth: int) -> LayerHead:
         """The head that an exit after `depth` layers gets."""
-        if self.kept and depth == len(self.heads):
+        if self.own_is_last and depth == len(self.heads):
             assert self.own is not None
             return self.own
         return self.heads[depth - 1]
@@ -245,13 +245,13 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     ]
 
     last = LayerHead(layers, None, None, None, parts.losses(own_log_odds), {}, own_log_odds) if own else None
-    kept = bool(keep_last)
+    own_is_last = bool(keep_last)
     if keep_last is None and usable:
         assert last is not None
-        kept = _interval(last.losses - fits[-1].losses)[1] <= 0
-    deepest = own_log_odds if kept else fits[-1].log_odds
+        own_is_last = _interval(last.losses - fits[-1].losses)[1] <= 0
+    deepest = own_log_odds if own_is_last else fits[-1].log_odds
     heads = [replace(head, figures=parts.figures(head.log_odds, deepest)) for head in (*fits, *([last] if last else []))]
-    return Layers(heads[:layers], heads[-1] if last else None, kept, parts.prior_losses(), parts.choosing_users)
+    return Layers(heads[:layers], heads[-1] if last else None, own_is_last, parts.prior_losses(), parts.choosing_users)
 
 
 def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """The catalog's text: template, tokenizer, text columns. Nothing here depends on the retriever.
 
-Adds texts to the pieces of an existing catalog: same tokenizer, same program, within its limits.
+An update adds texts to the pieces of an existing catalog: same tokenizer, same program, within its limits.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
-"""Files of external embeddings.
+"""External embeddings instead of LightGCN's: a team's own graph network, trained where its graph lives.
 
+Files
 1. Parquet with the ids in the catalog's id column and the embeddings in the only column of lists; or `NAME.npy`, [n, D], with the
    ids in `NAME.ids.npy`.
 2. Numbers are float16, float32 or float64, finite, and no row is zero. All files have one width.
 3. Users and items without a row have zeros. Rows of unknown ids are refused.
 
-External embeddings instead of LightGCN's: a team's own graph network, trained where its graph lives.
-
+Use
 1. Users are compared by cosine: each row is scaled to unit length.
 2. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
    folds its user in: it sums the rows of the items they liked. That is our choice.
 3. Without a users' file, users are folded in from their likes of the train split.
-
-`embedding_files` reads the files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The model that training starts from, with heads at its exits, projectors, and LoRA's additions.
-
-`rexit train`: fine-tunes a decoder with heads at its exits on a catalog's prompts and writes a multi-exit checkpoint.
+"""`rexit train`: fine-tunes a decoder with heads at its exits on a catalog's prompts and writes a multi-exit checkpoint.
 
 The same command resumes a stopped training: OUT.training has weights, optimizer, schedule, random numbers and the order of the
 data, written every `save_every` steps and at a signal, once the step that it meets has ended.

@@ -1,15 +1,12 @@
-"""The settings that must stay the same when a training resumes: `settings.json` beside its states.
+"""transformers' Trainer with the loss of all exits on a batch of packed rows, learning rates by depth, states to resume from
+(`settings.json` beside them has what must stay the same), and lines about progress.
 
-A batch of packed rows, and the loss of all exits on it.
-
-What an encoder learns from: pairs of a query and a document, drawn anew for every pass over a file of slates.
+An encoder learns from pairs of a query and a document, drawn anew for every pass over a file of slates.
 
 1. A row is a query with `slate` documents: a relevant one first, then others. Half of these are its own, which the first stage
    found, and half come from any query: a model that never read pairs learns by them first.
 2. Queries whose documents are all relevant, or none is, are left out.
 3. A batch has rows of similar length, as many as `batch_tokens` allows with their pairs padded to the longest.
-
-transformers' Trainer with learning rates by depth, states to resume from, and lines about progress.
 """
 
 from __future__ import annotations

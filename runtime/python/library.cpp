@@ -22,6 +22,7 @@
 
 #include "bundle/catalog/catalog.hpp"
 #include "bundle/policy.hpp"
+#include "files/json.hpp"
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
 #include "session/stops.hpp"
@@ -55,34 +56,16 @@ Array<T, Axes> empty(const std::size_t (&shape)[Axes]) {
   return Array<T, Axes>(values, Axes, shape, owner);
 }
 
-using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float>>;  // k, ordered, rise, fall
 using Traces = InArray<float, 2>;
 using Offsets = InArray<std::int64_t, 1>;
 
 // A policy's maps and rules for recorded log-odds.
 class Rules {
  public:
-  Rules(const std::vector<std::pair<float, float>>& maps, std::vector<float> earlier,
-        const std::vector<std::pair<float, float>>& thresholds, std::size_t patience, std::vector<std::size_t> keep,
-        std::size_t quorum, std::optional<TopK> top_k) {
-    const std::size_t exits = maps.size();
-    const auto check = [](bool holds, const char* expected) {
-      if (!holds) throw std::invalid_argument(expected);
-    };
-    check(exits != 0 && thresholds.size() == exits, "thresholds: expected a pair for each exit");
-    check(earlier.empty() || earlier.size() == exits * (exits - 1) / 2, "earlier: expected k weights for exit k");
-    check(keep.empty() || keep.size() == exits, "keep: expected a number for each exit");
-    for (std::size_t k = 0; k < exits; ++k)
-      policy_.exits.push_back({maps[k].first, maps[k].second, thresholds[k].first, thresholds[k].second});
-    policy_.earlier = std::move(earlier);
-    policy_.patience = patience;
-    policy_.keep = std::move(keep);
-    policy_.quorum = quorum;
-    if (!top_k) return;
-    auto& [k, ordered, rise, fall] = *top_k;
-    check(rise.size() + 1 == exits && fall.size() + 1 == exits, "top_k: expected a rise and a fall for each exit but the last");
-    policy_.top_k = {k, ordered, std::move(rise), std::move(fall)};
-  }
+  // json: as policy.json. where: before the place in messages. Throws REXIT_CORRUPT.
+  Rules(const nb::bytes& json, const std::string& where, std::size_t exits)
+      : policy_(core::read_policy(core::JsonDocument(static_cast<const unsigned char*>(json.data()), json.size(), where).root(),
+                                  exits)) {}
 
   Array<float, 2> calibrated(const Traces& log_odds) const {
     check_width(log_odds);
@@ -92,6 +75,13 @@ class Rules {
     for (std::size_t i = 0; i < rows; ++i)
       for (std::size_t k = 0; k < exits; ++k) c.data()[i * exits + k] = policy_.calibrated(k, log_odds.data() + i * exits);
     return c;
+  }
+
+  Array<float, 2> probabilities(const Traces& log_odds) const {
+    const auto p = calibrated(log_odds);
+    std::transform(p.data(), p.data() + p.size(), p.data(),
+                   [shift = policy_.prior_shift](float c) { return core::probability(c, shift); });
+    return p;
   }
 
   Array<std::int64_t, 1> stops(const Traces& log_odds, const Offsets& offsets) const {
@@ -351,12 +341,13 @@ void bind_library(nb::module_& module) {
       .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a.none())
       .def("retrieve", &Catalog::retrieve, "slates"_a, "count"_a);
   nb::class_<Rules>(module, "Rules")
-      .def(nb::init<const std::vector<std::pair<float, float>>&, std::vector<float>, const std::vector<std::pair<float, float>>&,
-                    std::size_t, std::vector<std::size_t>, std::size_t, std::optional<TopK>>(),
-           "maps"_a, "earlier"_a, "thresholds"_a, "patience"_a, "keep"_a, "quorum"_a, "top_k"_a.none())
+      .def(nb::init<const nb::bytes&, const std::string&, std::size_t>(), "json"_a, "where"_a, "exits"_a)
       .def("calibrated", &Rules::calibrated, "log_odds"_a)
+      .def("probabilities", &Rules::probabilities, "log_odds"_a)
       .def("stops", &Rules::stops, "log_odds"_a, "offsets"_a)
       .def("exit_range", &Rules::exit_range, "log_odds"_a, "margin"_a, "offsets"_a);
+  module.attr("MAX_SLOPE") = core::max_slope;
+  module.attr("MAX_INTERCEPT") = core::max_intercept;
 }
 
 }  // namespace rexit::python

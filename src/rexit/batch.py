@@ -32,12 +32,13 @@ from numpy.typing import NDArray
 
 from rexit import __version__, runtime
 from rexit.bundle import Bundle, Catalog, Id, check_writable, locked_file, write_file, write_json
-from rexit.bundle.files import replaced, short
+from rexit.bundle.files import replaced
 from rexit.bundle.input_kinds import Value
 from rexit.delimited import read_lines
 from rexit.errors import BundleError, InputError, RexitError
 from rexit.ids import first_few, parse_id
 from rexit.progress import Progress, silent
+from rexit.prompts.slates_file import parse_score
 from rexit.request import Request
 
 PAIR_FORMATS = (".csv", ".tsv", ".parquet")
@@ -290,7 +291,7 @@ class _Pairs:
         elif scorer.as_of is not None:
             times = np.full(len(user), timeline.parse(scorer.as_of, "as_of"))
         if score is not None:
-            numbers, number = _distinct(table, score, _NUMBER, _score, where)
+            numbers, number = _distinct(table, score, _NUMBER, parse_score, where)
             scores = np.array(numbers)[number]
         pairs = cls(users, user, items, item, times, scores, *_inputs(table, scorer, catalog, where))
         rows = np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else []
@@ -431,13 +432,6 @@ def _value(cell: Any) -> Value | None:
 def _text(cell: Any) -> Value | None:
     """A text without outer spaces, or token ids; None if nothing is left."""
     return cell if cell is None or isinstance(cell, list) else str(cell).strip() or None
-
-
-def _score(cell: Any) -> float:
-    with contextlib.suppress(ValueError):
-        if "_" not in str(cell) and abs(number := float(cell)) <= np.finfo(np.float32).max:  # to Python, 1_000 is 1000
-            return number
-    raise InputError(f"score {short(cell)}, expected a finite number")
 
 
 @dataclass(frozen=True)

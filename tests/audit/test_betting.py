@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rexit.audit.betting import BETS, BOLDEST, Capital, _start_capital
 from rexit.errors import InputError
@@ -14,16 +15,24 @@ from running.fast import fast
 LIMIT = 0.03
 
 
-def overlaps(random: np.random.Generator, mean: float, streams: int) -> np.ndarray:
-    """Losses of a top-10 overlap: tenths, with the given mean."""
-    return random.binomial(10, mean, streams) / 10
+def capitals(streams: int, *phases: tuple[int, float], all_or_nothing: bool = False) -> NDArray[np.int64]:
+    """After how many losses each of many independent tests alarms; 0: never. phases: number of losses, and their mean.
 
-
-def run(test: Capital, losses: int, mean: float, seed: int = 0, *, all_or_nothing: bool = False) -> None:
-    random = np.random.default_rng(seed)
-    streams = len(test.alarms_at)
-    for _ in range(losses):
-        test.add((random.random(streams) < mean).astype(float) if all_or_nothing else overlaps(random, mean, streams))
+    All tests bet at once, with the arithmetic of `Capital`, which one of them is compared with."""
+    bets = BOLDEST / LIMIT * 0.5 ** np.arange(BETS)[:, None]
+    bettors, reserve, alarms_at, count, test = np.zeros((BETS, streams)), 1.0, np.zeros(streams, np.int64), 0, Capital(LIMIT)
+    for seed, (losses, mean) in enumerate(phases):
+        random = np.random.default_rng(seed)
+        for _ in range(losses):
+            count += 1
+            x = random.random(streams) < mean if all_or_nothing else random.binomial(10, mean, streams) / 10
+            start = _start_capital(count)
+            reserve -= start
+            bettors = np.minimum((bettors + start / BETS) * (1 + bets * (x - LIMIT)), 1e280)
+            alarms_at[(alarms_at == 0) & (reserve + bettors.sum(0) >= 20)] = count
+            test.add(float(x[0]))
+    assert (test.alarm_at or 0) == alarms_at[0] and test.value == pytest.approx(reserve + bettors[:, 0].sum())
+    return alarms_at
 
 
 def test_all_starts_sum_to_1() -> None:
@@ -49,9 +58,7 @@ def test_capital_is_that_of_every_bettor_on_its_own() -> None:
 @pytest.mark.parametrize("all_or_nothing", [False, True])
 def test_false_alarms_are_few(all_or_nothing: bool, losses: int) -> None:
     """In at most 5 % of 1,000 services whose mean loss is the limit itself, where alarms are most frequent."""
-    test = Capital(LIMIT, streams=1000)
-    run(test, losses, LIMIT, all_or_nothing=all_or_nothing)
-    assert np.count_nonzero(test.alarms_at) <= 50
+    assert np.count_nonzero(capitals(1000, (losses, LIMIT), all_or_nothing=all_or_nothing)) <= 50
 
 
 @pytest.mark.parametrize(
@@ -60,12 +67,9 @@ def test_false_alarms_are_few(all_or_nothing: bool, losses: int) -> None:
 )
 def test_a_shift_is_noticed(before: int, mean: float, delay: int) -> None:
     """The median delay after a shift from 0.02."""
-    test = Capital(LIMIT, streams=200)
-    run(test, before, 0.02)
-    assert np.count_nonzero(test.alarms_at) <= 10
-    run(test, 3 * delay, mean, seed=1)
-    delays = np.where(test.alarms_at == 0, 3 * delay, test.alarms_at - before)
-    assert np.median(delays) < delay
+    alarms_at = capitals(200, (before, 0.02), (3 * delay, mean))
+    assert np.count_nonzero((alarms_at > 0) & (alarms_at <= before)) <= 10
+    assert np.median(np.where(alarms_at == 0, 3 * delay, alarms_at - before)) < delay
 
 
 def test_an_alarm_stays() -> None:

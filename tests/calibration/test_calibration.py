@@ -17,6 +17,7 @@ from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.held_out import write_two_tastes
 from builders.bundles.zero import add_score_exit
 from builders.data.token_slates import write_slates
+from builders.policies import full_depth
 from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.audit import read_limits
@@ -368,7 +369,7 @@ def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) ->
     """One that decides otherwise than traced, or is slower, must never answer anybody."""
     bundle = Bundle.open(place / "bundle")
     if before:
-        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+        full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
     former, in_force = bundle.policy_sha256, []
 
     class Watched(FakeSession):
@@ -516,7 +517,7 @@ def test_what_fails_leaves_the_former_policy_and_report(
 ) -> None:
     bundle = Bundle.open(place / "bundle")
     if before:
-        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+        full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
         (bundle.folder / "report.json").write_text("{}")
     files = without_traces(bundle)
     opened: list[Path] = []
@@ -552,7 +553,7 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
 
 def test_policy_of_another_variant_is_replaced(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
-    Policy.full_depth(3, "another").write(bundle.folder / "policy.json")
+    full_depth(3, "another").write(bundle.folder / "policy.json")
     with pytest.raises(BundleError, match="made for another export of this variant"):
         bundle.policy()
     _, done = run(place)

@@ -164,7 +164,7 @@ def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: P
         ({"items": []}, "log.jsonl: line 1: items: "),
         ({"items": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
         ({"recent": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
-        ({"scores": [float("nan")]}, "log.jsonl: line 1: a score is nan, expected a finite number"),
+        ({"scores": [float("nan")]}, "log.jsonl: line 1: score is nan, expected a finite number"),
         ({"as_of": 1 << 63}, "log.jsonl: line 1: as_of: is 9223372036854775808, expected an integer"),
         ({"inputs": {"hour": 3}}, "log.jsonl: line 1: inputs.hour: the prompt has no such input"),
     ):

@@ -28,7 +28,7 @@ def test_heads_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None
     assert ended.code == 0, ended.err
     assert "own answer" in ended.out and "exits 1,2,4, the last with the own answer of the model" in ended.out
     report = run("heads", data / "model", *words, "--json").json
-    assert report["exits"] == [1, 2, 4] and report["kept"] and len(report["layers"]) == 4
+    assert report["exits"] == [1, 2, 4] and report["own_is_last"] and len(report["layers"]) == 4
 
 
 def test_train_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from rexit.cli.common import output, tables
+from rexit.cli.common import output
 from rexit.cli.make.export import print_export
 from rexit.exporter.assembly import SegmentReport, VariantReport
 from rexit.exporter.export import ExportReport
@@ -22,8 +22,8 @@ ROWS = [
 def table(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
     """The lines under the title."""
     file = io.StringIO()
-    monkeypatch.setattr(tables, "stdout", Console(file=file, width=width, highlight=False))
-    tables.print_table("A title", [dict(zip(COLUMNS, row, strict=True)) for row in ROWS])
+    monkeypatch.setattr(output, "stdout", Console(file=file, width=width, highlight=False))
+    output.print_table("A title", [dict(zip(COLUMNS, row, strict=True)) for row in ROWS])
     return file.getvalue().splitlines()[1:]
 
 

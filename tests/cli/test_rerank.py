@@ -10,8 +10,9 @@ import pytest
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import add_tokenizer, drop_catalog
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
+from builders.policies import full_depth
 from rexit import Request, runtime
-from rexit.bundle import Bundle, Policy, TopK
+from rexit.bundle import Bundle, TopK
 from running.command import Run, assert_one_line
 
 DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
@@ -80,7 +81,7 @@ def test_the_number_of_answers_is_not_the_policys_k(run: Run, documents: Path, t
     """With a K of all documents everybody would be among the best K, and stop at the first exit."""
     bundle = write_reranker(tmp_path / "bundle")
     opened = Bundle.open(bundle)
-    policy, bounds = Policy.full_depth(len(opened.manifest.exits), opened.variant_sha256), (50.0,) * 2
+    policy, bounds = full_depth(len(opened.manifest.exits), opened.variant_sha256), (50.0,) * 2
     replace(policy, top_k=TopK(1, False, bounds, bounds)).write(opened.folder / "policy.json")
     words = ("rerank", bundle, "--query", "wing drag", "--documents", documents, "--json")
     for more in ((), ("--top-n", len(DOCUMENTS)), ("--top-n", 99)):

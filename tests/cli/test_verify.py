@@ -11,8 +11,8 @@ import pytest
 
 from builders.bundles.bundle_files import refresh
 from builders.bundles.variants import TENSORRT_HALF, add_variant
+from builders.policies import full_depth
 from rexit import runtime
-from rexit.bundle import Policy
 from rexit.errors import BackendError
 from running.command import Ended, Run, assert_one_line, calibrate
 
@@ -102,7 +102,7 @@ def test_runtime_that_decides_otherwise(run: Run, place: Path, monkeypatch: pyte
 
 
 def test_policy_of_another_variant(run: Run, place: Path) -> None:
-    Policy.full_depth(3, "f" * 64).write(place / "bundle" / "variants" / "cpu-fp32" / "policy.json")
+    full_depth(3, "f" * 64).write(place / "bundle" / "variants" / "cpu-fp32" / "policy.json")
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8 and checks(ended) == {"digests": "ok", "policy": "FAILED"}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.policies import full_depth
 from rexit.bundle import Policy
 from rexit.measure import Costs
 from rexit.request import Request
@@ -45,7 +46,7 @@ class FakeSession:
         if force_exit is not None:
             stops = np.full(len(trace), force_exit)
         else:
-            stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace, np.array([0, len(trace)]))
+            stops = (self.policy or full_depth(self.exits, "")).stops(trace, np.array([0, len(trace)]))
         assert self.cold, "a timing that meets a cached prefix"
         self.cold = False
         once = float(self.costs.prefix_us[: stops.max() + 1].sum())

@@ -13,7 +13,8 @@ import pytest
 
 from builders.bundles.bundle_files import edit_json, names
 from builders.models.checkpoints import tiny_checkpoint
-from rexit.bundle import Bundle, Catalog, Policy, digest
+from builders.policies import full_depth
+from rexit.bundle import Bundle, Catalog, digest
 from rexit.errors import InputError, ParityError, RexitError
 from rexit.exporter import export as module
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
@@ -65,7 +66,7 @@ def test_existing_bundle_keeps_its_other_variants(export: Export, bundle: Path) 
     manifest["files"]["variants/cpu-other/variant.json"] = entry
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     for name in ("cpu-fp32", "cpu-other"):
-        Policy.full_depth(3, manifest["files"][f"variants/{name}/variant.json"]["sha256"]).write(
+        full_depth(3, manifest["files"][f"variants/{name}/variant.json"]["sha256"]).write(
             bundle / "variants" / name / "policy.json"
         )
     export(bundle, golden_slates=2)

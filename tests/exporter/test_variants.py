@@ -13,7 +13,8 @@ import pytest
 
 import rexit
 from builders.bundles.bundle_files import contents
-from rexit.bundle import Bundle, Policy
+from builders.policies import full_depth
+from rexit.bundle import Bundle
 from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
@@ -159,7 +160,7 @@ def test_a_replaced_variant_keeps_its_policy_if_it_is_what_it_was_and_else_says_
     run_export: Run, bundle: Path
 ) -> None:
     folder = bundle / "variants" / "cpu-fp32"
-    Policy.full_depth(3, Bundle.open(bundle).variant_sha256).write(folder / "policy.json")
+    full_depth(3, Bundle.open(bundle).variant_sha256).write(folder / "policy.json")
     (folder / "engines").mkdir()
     (folder / "engines" / "plan").write_bytes(b"engine")
     before = contents(folder)

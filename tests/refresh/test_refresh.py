@@ -16,8 +16,9 @@ from builders.bundles.engines import KEY, add_engines
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.watched import write_watched
+from builders.policies import full_depth
 from rexit import Request, roles, runtime
-from rexit.bundle import Bundle, Catalog, Engine, Manifest, Policy
+from rexit.bundle import Bundle, Catalog, Engine, Manifest
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
@@ -240,7 +241,7 @@ def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
 
 def test_a_policy_that_stops_nothing_early_loses_nothing(run: Run, place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
-    Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+    full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
     done = refresh(run, place, "--json")
     assert done.code == 0 and done.json["variants"][0]["policy"] is None
 

@@ -19,8 +19,9 @@ import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.variants import QUANTIZED, add_variant
+from builders.policies import full_depth
 from rexit import runtime
-from rexit.bundle import Bundle, Policy, TopK
+from rexit.bundle import Bundle, TopK
 from rexit.errors import CancelledError, InputError
 from rexit.measure import Conditions
 from rexit.request import Request
@@ -39,7 +40,7 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
     opened = Bundle.open(place)
     here = asdict(Conditions.here(opened, None, 0))
     del here["variant_sha256"]
-    full, path = Policy.full_depth(3, opened.variant_sha256), opened.folder / "policy.json"
+    full, path = full_depth(3, opened.variant_sha256), opened.folder / "policy.json"
     for made_on in (None, here, {**here, "machine": {"onnxruntime": None}}):
         replace(full, made_on=made_on).write(path)
         runtime.open(place)
@@ -64,7 +65,7 @@ def test_the_default_variant_is_the_first_with_a_policy(folder: Path, tmp_path: 
         add_variant(place, QUANTIZED, name)
     for name in calibrated:
         bundle = Bundle.open(place, name)
-        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+        full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
     expected = next((name for name in names if name in calibrated), names[0])
     assert Bundle.open(place).variant.name == expected
     assert runtime.open(place).info.variant == expected

@@ -7,8 +7,6 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t max_patience = 1024;
-// With larger values, c could overflow float32 for ordinary log-odds.
-constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 constexpr float max_prior_shift = 100;
 
 // The rise or fall of a top-k rule: [exits - 1].

@@ -14,6 +14,9 @@ class Json;
 
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest count
 
+// Of an exit's map. With larger values, c could overflow float32 for ordinary log-odds.
+constexpr float max_slope = 1e9f, max_intercept = 1e9f;
+
 constexpr float no_threshold = std::numeric_limits<float>::infinity();  // a threshold at which no candidate stops
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.

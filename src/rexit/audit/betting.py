@@ -61,11 +61,10 @@ class Tail:
             raise InputError(f"tail {text!r}, expected SHARE:LOSS, as in 0.05:0.1") from exc
         return cls(share, loss)
 
-    @property
-    def sentence(self) -> str:
-        """What it says, as a part of a sentence."""
+    def sentence(self, whom: str = "them") -> str:
+        """What it says of `whom`, as a part of a sentence."""
         lose = f"more than {self.loss:g}" if self.loss else "anything"
-        return f"at most {100 * self.share:g} % of them lose {lose}"
+        return f"at most {100 * self.share:g} % of {whom} lose {lose}"
 
 
 def exceeds(losses: NDArray[np.float64], loss: float) -> NDArray[np.bool_]:
@@ -79,56 +78,41 @@ class Capital:
     Args:
         limit: the most that the mean of losses from 0 to 1 may be.
         level: the chance of a false alarm.
-        streams: number of independent tests; None: one.
 
     Raises:
         InputError: limit or level is not between 0 and 1.
     """
 
-    def __init__(self, limit: float, level: float = LEVEL, streams: int | None = None) -> None:
+    def __init__(self, limit: float, level: float = LEVEL) -> None:
         for name, value in (("limit", limit), ("level", level)):
             if not 0 < value < 1:
                 raise InputError(f"{name} {value:g}: expected a number above 0 and below 1")
-        shape = () if streams is None else (streams,)
         self.limit, self.level = limit, level
         self.count = 0
         """Losses so far."""
-        self._bets = (BOLDEST / limit * 0.5 ** np.arange(BETS)).reshape(-1, *(1 for _ in shape))
-        self._bettors: NDArray[np.float64] = np.zeros((BETS, *shape))
+        self.alarm_at: int | None = None
+        """After how many losses the alarm came; None: it has not."""
+        self._bets = BOLDEST / limit * 0.5 ** np.arange(BETS)
+        self._bettors = np.zeros(BETS)
         self._reserve = 1.0  # of bettors that start later
-        self._alarm_at = np.zeros(shape, np.int64)
 
-    def add(self, loss: float | NDArray[np.float64]) -> None:
-        """Bets on one loss per stream. Raises ValueError for a loss outside 0 to 1."""
-        x = np.asarray(loss, np.float64)
-        if not ((x >= 0) & (x <= 1)).all():
+    def add(self, loss: float) -> None:
+        """Bets on a loss. Raises ValueError for a loss outside 0 to 1."""
+        if not 0 <= loss <= 1:
             raise ValueError(f"loss {loss}: expected 0 to 1")
         self.count += 1
         start = _start_capital(self.count)
         self._reserve -= start
         self._bettors += start / BETS
-        self._bettors *= 1 + self._bets * (x - self.limit)
+        self._bettors *= 1 + self._bets * (loss - self.limit)
         np.minimum(self._bettors, _CEILING, out=self._bettors)
-        fresh = (self._alarm_at == 0) & (self._values() >= 1 / self.level)
-        self._alarm_at = np.where(fresh, self.count, self._alarm_at)
+        if self.alarm_at is None and self.value >= 1 / self.level:
+            self.alarm_at = self.count
 
     @property
     def value(self) -> float:
-        """The capital now, if there is one stream."""
-        return float(self._values())
-
-    @property
-    def alarms_at(self) -> NDArray[np.int64]:
-        """After how many losses the alarm came, by stream; 0: it has not."""
-        return self._alarm_at
-
-    @property
-    def alarm_at(self) -> int | None:
-        """After how many losses the alarm came, if there is one stream; None: it has not."""
-        return int(self._alarm_at) or None
-
-    def _values(self) -> NDArray[np.float64]:
-        return np.asarray(self._reserve + self._bettors.sum(0))
+        """The capital now."""
+        return float(self._reserve + self._bettors.sum())
 
 
 class LossTest:

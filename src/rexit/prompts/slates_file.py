@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -197,7 +198,7 @@ class RequestLog(_File[Slate]):
                     raise InputError(
                         f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
                     )
-                numbers = list(map(_score, logged.scores or ()))
+                numbers = list(map(parse_score, logged.scores or ()))
                 known += int(catalog.users.find([logged.user])[0]) >= 0
                 catalog.inputs.encode(logged.inputs, lambda text, _: [0] if text.strip() else [])  # a session has the tokenizer
             except InputError as exc:
@@ -340,7 +341,7 @@ def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, score
             raise InputError(f"`score` is {seen}, expected a list of {len(values)}, one for each candidate")
         names = [f"candidates[{n}]" for n in range(len(values))]
     candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
-    first_stage = [_score(score) for score in scores] if scored else []
+    first_stage = [parse_score(score) for score in scores] if scored else []
     liked = [_liked(label) for label in labels]
     return _Row(where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, liked, first_stage, row.get("split"))
 
@@ -365,10 +366,13 @@ def _liked(label: Any) -> bool | None:
     return label >= 1
 
 
-def _score(score: Any) -> float:
-    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST:
-        raise InputError(f"a score is {short(score)}, expected a finite number")
-    return float(score)
+def parse_score(score: Any) -> float:
+    """Returns a first stage's score: a number that float32 can hold, or the text of one. Raises InputError."""
+    with contextlib.suppress(TypeError, ValueError):
+        is_number = not isinstance(score, bool) and "_" not in str(score)  # to Python, 1_000 is 1000
+        if is_number and abs(number := float(score)) <= _LARGEST:
+            return number
+    raise InputError(f"score is {short(score)}, expected a finite number")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

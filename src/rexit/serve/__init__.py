@@ -1,7 +1,7 @@
 """`rexit serve`: scores over HTTP.
 
     requests.py   what a body may say, that of rerankers' clients, too
-    metrics.py    what Prometheus reads
+    prometheus.py what Prometheus reads
     app.py        routes, status codes, limits, description
     server.py     the socket and the signals
 

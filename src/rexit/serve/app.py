@@ -34,7 +34,7 @@ from rexit.pool import Answer, Job, Pool, ScoreJob, TextsJob
 from rexit.pool.jobs import LateError
 from rexit.pool.pool import RefusedError
 from rexit.request import json_schema
-from rexit.serve.metrics import Metrics
+from rexit.serve.prometheus import Metrics
 from rexit.serve.requests import Peek, RerankRequest, TextsRequest
 
 _LOGGER = logging.getLogger("rexit")

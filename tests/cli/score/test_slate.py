@@ -9,7 +9,8 @@ import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.variants import QUANTIZED, add_variant
-from rexit.bundle import Bundle, Policy
+from builders.policies import full_depth
+from rexit.bundle import Bundle
 from running.command import Run, assert_one_line
 
 
@@ -19,7 +20,7 @@ def test_a_choice_of_variants_is_said(run: Run, place: Path) -> None:
     there = f"there are: cpu-fp32, {QUANTIZED} (--variant)"
     assert run(*words).err == f"rexit: variant cpu-fp32, the first, none has a policy; {there}\n"
     opened = Bundle.open(place / "bundle", QUANTIZED)
-    Policy.full_depth(3, opened.variant_sha256).write(opened.folder / "policy.json")
+    full_depth(3, opened.variant_sha256).write(opened.folder / "policy.json")
     scored = run(*words)
     assert scored.err == f"rexit: variant {QUANTIZED}, the first with a policy; {there}\n" and f", {QUANTIZED}" in scored.out
     assert run(*words, "--variant", "cpu-fp32").err == ""

@@ -74,7 +74,7 @@ def test_files_of_the_model_stay_as_they_are(fitted: HeadsReport, model: Path) -
 
 def test_last_answer_stays_what_it_was(fitted: HeadsReport, model: Path, catalog: Path) -> None:
     loaded = load_checkpoint(fitted.checkpoint)
-    assert fitted.kept and loaded.exits == (1, 2, 4)
+    assert fitted.own_is_last and loaded.exits == (1, 2, 4)
     own = ExitHeads.shared(loaded.decoder, 1, Catalog.open(catalog).labels)
     hidden = torch.randn(5, WIDTH)
     assert torch.equal(loaded.heads(hidden, 2), own(hidden, 0))
@@ -239,7 +239,7 @@ def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path
     options = HeadsOptions(exits="1,3,4", keep_last=True, max_slates=8)
     report = fit_heads(tmp_path / "before", catalog, tmp_path / "after", options)
     after, hidden = load_checkpoint(tmp_path / "after"), torch.randn(3, WIDTH)
-    assert report.kept and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
+    assert report.own_is_last and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
 
 
 def test_vectors_come_from_the_checkpoints_own_projectors(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monk
     kept = HeadsOptions(exits="1,4", keep_last=True)
     refused("has no last answer for --keep-last", model, catalog, tmp_path / "out", kept)
     report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
-    assert report.own is None and not report.kept and {row["target"] for row in report.layers} == {"labels"}
+    assert report.own is None and not report.own_is_last and {row["target"] for row in report.layers} == {"labels"}
 
 
 def test_target_of_an_answer_that_does_not_rank(
@@ -274,7 +274,7 @@ def test_target_of_an_answer_that_does_not_rank(
 ) -> None:
     monkeypatch.setattr(layers, "MIN_USERS", USERS)  # so many users no third has
     report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
-    assert not report.kept and {row["target"] for row in report.layers} == {"labels"}
+    assert not report.own_is_last and {row["target"] for row in report.layers} == {"labels"}
 
 
 def test_catalog_of_another_tokenizer(model: Path, catalog: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """When candidates stop: `policy.json`."""
 
-from rexit.bundle.policy.policy import FILE, MAX_INTERCEPT, MAX_SLOPE, ExitPolicy, Policy, TopK
+from rexit._native import MAX_INTERCEPT, MAX_SLOPE
+from rexit.bundle.policy.policy import FILE, ExitPolicy, Policy, TopK
 
 __all__ = ["FILE", "MAX_INTERCEPT", "MAX_SLOPE", "ExitPolicy", "Policy", "TopK"]

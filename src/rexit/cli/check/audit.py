@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption, VariantOption, open_bundle
-from rexit.cli.common.output import print_json, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import JsonOption, VariantOption, open_bundle
+from rexit.cli.common.output import print_json, print_table, stdout
 
 if TYPE_CHECKING:
     from rexit.audit import Watch

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, open_bundle
-from rexit.cli.common.output import print_json, progress, shown, stdout
-from rexit.cli.common.tables import counted, print_table
+from rexit.cli.common.arguments import DeviceOption, JsonOption, ThreadsOption, VariantOption, open_bundle
+from rexit.cli.common.output import counted, print_json, print_table, progress, shown, stdout
 from rexit.slates import SIZE
 
 

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, stdout
-from rexit.cli.common.request import ITEMS, AsOfOption, InputOption, parse_request
-from rexit.cli.common.tables import print_table, print_values
+from rexit.cli.common.arguments import ITEMS, AsOfOption, InputOption, JsonOption, parse_request
+from rexit.cli.common.output import print_json, print_table, print_values, stdout
 from rexit.errors import InputError
 
 if TYPE_CHECKING:

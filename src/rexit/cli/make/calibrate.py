@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import (
+from rexit.cli.common.arguments import (
     CatalogOption,
     DeviceOption,
     JsonOption,
@@ -19,8 +19,7 @@ from rexit.cli.common.options import (
     check_one_source,
     open_bundle,
 )
-from rexit.cli.common.output import print_json, progress, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 from rexit.slates import SIZE
 from rexit.words import in_words
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, say, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import JsonOption
+from rexit.cli.common.output import print_json, print_table, progress, say, stdout
 
 if TYPE_CHECKING:
     from rexit.exporter.engine.compile import CompileReport, VariantBuild

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import (
+from rexit.cli.common.arguments import (
     CatalogOption,
     JsonOption,
     LabelIdsOption,
@@ -16,8 +16,7 @@ from rexit.cli.common.options import (
     check_one_source,
     label_ids_of,
 )
-from rexit.cli.common.output import print_json, progress, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
 from rexit.words import in_words

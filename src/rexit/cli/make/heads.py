@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
-from rexit.cli.common.output import print_json, progress, say, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
+from rexit.cli.common.output import print_json, print_table, progress, say, shown, stdout
 from rexit.exporter.options import HeadsOptions
 from rexit.words import in_words
 
@@ -72,10 +71,10 @@ def _print_report(report: HeadsReport, words: Callable[[str], str]) -> None:
     if report.doubt is not None:
         stdout.print(words(report.doubt))
     # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
-    fitted = report.exits[:-1] if report.kept else report.exits
+    fitted = report.exits[:-1] if report.own_is_last else report.exits
     rows = [_row(row["layers"], row, row["layers"] in fitted) for row in report.layers]
     if report.own is not None:
-        rows.append(_row("own answer", report.own, report.kept))
+        rows.append(_row("own answer", report.own, report.own_is_last))
     rows += [_row(row["name"], row) for row in report.baselines]
     print_table(f"Heads by layer, on validation {words('users')} who chose nothing", rows)
     candidates = report.candidates
@@ -85,7 +84,7 @@ def _print_report(report: HeadsReport, words: Callable[[str], str]) -> None:
     )
     stdout.print(
         f"{report.checkpoint}: exits {','.join(map(str, report.exits))}"
-        f"{', the last with the own answer of the model' if report.kept else ''}, in "
+        f"{', the last with the own answer of the model' if report.own_is_last else ''}, in "
         f"{sum(report.seconds.values()):.0f} s ({', '.join(f'{name} {value:.0f}' for name, value in report.seconds.items())})"
     )
     stdout.print(f"{report.rows}: {report.rows_bytes / 1e6:.0f} MB of hidden rows, for another choice; delete it when done")

@@ -10,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from rexit.candidates import EXPECTED, Candidates
-from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, say, shown, stdout
-from rexit.cli.common.tables import counted, print_table, print_values
+from rexit.cli.common.arguments import JsonOption, parse_columns
+from rexit.cli.common.output import counted, print_json, print_table, print_values, progress, say, shown, stdout
 from rexit.errors import InputError
 from rexit.exporter.options import POSITIVE_AT, Columns, ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.times import Timeline

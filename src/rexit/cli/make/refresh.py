@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import JsonOption
+from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 
 
 def refresh(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.named import parse_columns
+from rexit.cli.common.arguments import parse_columns
 from rexit.cli.common.output import stdout
 from rexit.exporter.options import Columns
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import CatalogOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
-from rexit.cli.common.output import progress, say, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import CatalogOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
+from rexit.cli.common.output import print_table, progress, say, shown, stdout
 from rexit.exporter.options import TrainOptions
 
 _DEFAULT = TrainOptions()

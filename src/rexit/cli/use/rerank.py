@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption, open_bundle
-from rexit.cli.common.output import print_json, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import JsonOption, ThreadsOption, VariantOption, open_bundle
+from rexit.cli.common.output import print_json, print_table, stdout
 from rexit.errors import InputError
 
 _SHOWN = 80

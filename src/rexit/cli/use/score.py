@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption, open_bundle
-from rexit.cli.common.output import print_json, progress, say, shown, stdout
-from rexit.cli.common.request import ITEMS, SUMMARIES, AsOfOption, InputOption, parse_as_of, parse_inputs, parse_request
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.arguments import (
+    ITEMS,
+    SUMMARIES,
+    AsOfOption,
+    InputOption,
+    JsonOption,
+    ThreadsOption,
+    VariantOption,
+    open_bundle,
+    parse_as_of,
+    parse_columns,
+    parse_inputs,
+    parse_request,
+)
+from rexit.cli.common.output import print_json, print_table, progress, say, shown, stdout
 from rexit.errors import InputError
 from rexit.ids import first_few
 

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import VariantOption
-from rexit.cli.common.output import say
-from rexit.cli.common.tables import counted
+from rexit.cli.common.arguments import VariantOption
+from rexit.cli.common.output import counted, say
 from rexit.errors import InputError
 from rexit.request import check_deadline
 

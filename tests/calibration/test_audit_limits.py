@@ -10,7 +10,7 @@ import pytest
 from builders.decisions import decide_on
 from builders.traces import traces
 from rexit.audit.betting import Tail
-from rexit.calibration import certify, watch
+from rexit.calibration import audit_limits, certify
 from rexit.calibration.decision import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
@@ -82,7 +82,7 @@ def test_full_depth_has_nothing_to_watch() -> None:
 def test_upper_bounds_cover_the_mean() -> None:
     """At most 5 % of 100 samples of 300 users have a bound below the mean, and bounds are not far above it."""
     random = np.random.default_rng(0)
-    bounds = np.array([watch.upper_bound(random.binomial(10, 0.03, 300) / 10, 0.05) for _ in range(100)])
+    bounds = np.array([audit_limits.upper_bound(random.binomial(10, 0.03, 300) / 10, 0.05) for _ in range(100)])
     assert np.count_nonzero(bounds < 0.03) <= 5 and np.median(bounds) < 0.045
-    assert watch.upper_bound(np.zeros(300), 0.05) > 0
-    assert watch.upper_bound(np.ones(3), 0.05) == 1 - 1e-4
+    assert audit_limits.upper_bound(np.zeros(300), 0.05) > 0
+    assert audit_limits.upper_bound(np.ones(3), 0.05) == 1 - 1e-4
