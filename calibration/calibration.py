@@ -123,7 +123,7 @@ def calibrate(
             slower = decision.chosen is not None and timings.is_slower(profile.is_unreliable)
         if slower:
             decision = back_to_full_depth(decision)
-        labelled = traces["test"].labelled
+        labelled, noun = traces["test"].labelled, ranking.noun_of(bundle.has_catalog)
         zero = [traces["test"].log_odds[:, 0]] if bundle.manifest.has_zero else []
         others = baselines(source, slates["test"], zero=zero)
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
@@ -135,9 +135,9 @@ def calibrate(
             decision=decision,
             timings=timings,
             slower=slower,
-            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked)
+            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked, noun)
             if labelled
-            else doubt_without_labels(last, others, traces["test"].users),
+            else doubt_without_labels(last, others, traces["test"].users, noun),
             baselines=baseline_rows(
                 {name: scores for name, scores in others.items() if labelled and name != ZERO},  # it is an exit
                 traces["test"],
@@ -205,7 +205,7 @@ def _slates(bundle: Bundle, source: Source, options: CalibrationOptions, goal: G
     for part in slates.values():
         goal.check_sizes(max(len(slate.items) for slate in part))
     if not options.labels:
-        goal.check_users(certifying, "users" if bundle.has_catalog else "queries")
+        goal.check_users(certifying, ranking.noun_of(bundle.has_catalog))
     return slates
 
 

@@ -153,7 +153,9 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     return high
 
 
-def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05, tail: str | None = None) -> str:
+def guarantee(
+    limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05, tail: str | None = None, noun: str = "users"
+) -> str:
     """Returns the guarantee in one sentence.
 
     Args:
@@ -161,23 +163,24 @@ def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: f
         users: how many users certified it, by metric's name.
         level: the chance that the guarantee is wrong.
         tail: what else holds, as a part of a sentence.
+        noun: whom the slates are of, `users` or `queries`.
     """
     promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, users like these lose on average at most {promises} against the full "
+        f"With {100 * (1 - level):g} % confidence, {noun} like these lose on average at most {promises} against the full "
         f"model{'' if tail is None else f', and {tail}'}: "
-        f"tested on {count_users(users)} who had no part in choosing the policy or its heads."
+        f"tested on {count_users(users, noun)} who had no part in choosing the policy or its heads."
     )
 
 
-def count_users(users: Mapping[str, int]) -> str:
+def count_users(users: Mapping[str, int], noun: str = "users") -> str:
     """Returns how many users have a value: "1,943 users", or "18 users (NDCG@10) and 20 users (agreement)".
 
     users: by metric's name.
     """
     if len(set(users.values())) == 1:
-        return f"{next(iter(users.values())):,} users"
-    return " and ".join(f"{count:,} users ({parse(name).title})" for name, count in users.items())
+        return f"{next(iter(users.values())):,} {noun}"
+    return " and ".join(f"{count:,} {noun} ({parse(name).title})" for name, count in users.items())
 
 
 def _ratio(above: float, spread: float) -> float:

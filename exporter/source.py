@@ -14,17 +14,19 @@ from rexit.bundle import Catalog, Id
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.zero import zero_log_odds
 from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import doubt
+from rexit.ranking import doubt, noun_of
 from rexit.slates import AnySlate, Slate, TokenSlate
 
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.baselines`."""
+    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.baselines`. noun: whom
+    the slates are of, for sentences."""
 
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]
     baselines: Scores
+    noun: str = "users"
 
     @classmethod
     def of(cls, source: Source, slates: Sequence[AnySlate]) -> LabelledPairs:
@@ -33,7 +35,7 @@ class LabelledPairs:
         owners = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
         users = np.repeat(np.array(owners, np.int64), [len(slate.items) for slate in slates])
         liked = np.concatenate([slate.liked for slate in slates])
-        return cls(users, liked, baselines(source, slates, zero=zero_of(source, slates)))
+        return cls(users, liked, baselines(source, slates, zero=zero_of(source, slates)), noun_of(isinstance(source, Catalog)))
 
     @property
     def user_count(self) -> int:
@@ -42,7 +44,7 @@ class LabelledPairs:
 
     def doubt(self, score: NDArray[np.float32]) -> str | None:
         """Returns why a ranking may be worth nothing (`rexit.ranking.doubt`); None without a reason. score: float32 [n]."""
-        return doubt(np.ascontiguousarray(score), self.baselines, self.users, self.liked)
+        return doubt(np.ascontiguousarray(score), self.baselines, self.users, self.liked, self.noun)
 
 
 Source = Catalog | SlatesFile

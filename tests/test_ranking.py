@@ -74,7 +74,7 @@ def test_a_model_that_ranks_by_chance_or_worse_is_doubted() -> None:
     assert doubt(score, {}, users, liked) is None
     few = users < 19
     sentence = doubt(score[few], {}, users[few], liked[few])
-    assert sentence is not None and "users have likes and dislikes, expected at least 20." in sentence
+    assert sentence is not None and "users have both labels, expected at least 20." in sentence
 
 
 def test_a_model_that_items_biases_outrank_is_doubted() -> None:

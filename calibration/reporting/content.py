@@ -20,6 +20,7 @@ from rexit.calibration.probabilities import Split, diagram, table_of
 from rexit.calibration.reporting import verdict
 from rexit.calibration.traces import Traces
 from rexit.measure import CostProfile, Costs, depth_name
+from rexit.ranking import noun_of
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
     slate_size = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
+    noun = noun_of(bundle.has_catalog)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "producer": f"rexit {__version__}",
@@ -107,11 +109,13 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 slower=findings.slower,
                 doubt=findings.doubt,
                 labelled=test.labelled,
+                noun=noun,
             )
         ),
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
         "catalog_sha256": bundle.manifest.catalog_sha256,
+        "noun": noun,
         "layers": depths[-1],
         "device": profile.conditions.device,
         "threads": profile.conditions.threads,

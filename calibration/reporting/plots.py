@@ -104,26 +104,8 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
     return _svg(draw, (380, 420), f"Trade-off of {metric} and time", description)
 
 
-def exit_shares(report: Mapping[str, Any]) -> str:
-    """Returns where the candidates of the test split stop."""
-    shares = {exit_name(row["layers"]): 100 * row["stopped"] for row in report["exits"]}
-
-    def draw(axes: Axes) -> None:
-        bars = axes.barh(range(len(shares)), list(shares.values()), height=0.65, color=COLOURS["policy"])
-        axes.bar_label(bars, [f"{share:.1f} %" for share in shares.values()], padding=4)
-        axes.set_yticks(range(len(shares)), list(shares))
-        axes.invert_yaxis()
-        axes.set(xlabel="% of candidates")
-        axes.margins(x=0.2)
-        axes.locator_params(axis="x", nbins=4)
-        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= max(shares.values())])
-
-    title = "Share of candidates stopped at each exit"
-    return _svg(draw, (380, 80 + 26 * len(shares)), title, "The table of exits has the figures.")
-
-
 def reliability(report_exit: Mapping[str, Any]) -> str:
-    """Returns the share of likes by the probability that an exit gives."""
+    """Returns the share of positives by the probability that an exit gives."""
     bins = report_exit["reliability"]
 
     def draw(axes: Axes) -> None:
@@ -132,11 +114,12 @@ def reliability(report_exit: Mapping[str, Any]) -> str:
         top = max(value for b in bins for value in (b["probability"], b["liked"]))
         end = 1 if top > 0.5 else float(f"{1.2 * top:.1g}") or 1
         ticks, span = (0, end / 2, end), (0, end)
-        axes.set(xlabel="probability", ylabel="share liked", xlim=span, ylim=span, xticks=ticks, yticks=ticks, aspect="equal")
+        axes.set(xlabel="probability", ylabel="share positive", xlim=span, ylim=span, xticks=ticks, yticks=ticks, aspect="equal")
         axes.grid(True, linewidth=0.6)
 
     title = f"Reliability of the exit {exit_name(report_exit['layers'])}" if report_exit["layers"] else "Reliability of exit zero"
-    return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
+    description = f"Probability and share of positives in {len(bins)} bins; on the diagonal both are the same."
+    return _svg(draw, (180, 180), title, description)
 
 
 def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -66,6 +66,11 @@ class Verdict:
         continues = not self.summary[0][0].isupper()
         return f"{self.headline}{':' if continues else '.'} {' '.join(self.summary)}"
 
+    @property
+    def lines(self) -> list[str]:
+        """What the terminal and the page begin with, a paragraph each."""
+        return [line for line in (self.layers, self.text, self.guarantee) if line is not None]
+
 
 def judge(
     decision: Decision,
@@ -79,6 +84,7 @@ def judge(
     slower: bool = False,
     doubt: str | None = None,
     labelled: bool = True,
+    noun: str = "users",
 ) -> Verdict:
     """Returns the verdict of a calibration.
 
@@ -93,11 +99,12 @@ def judge(
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
         labelled: whether the slates have labels.
+        noun: whom the slates are of, `users` or `queries`.
     """
     if decision.chosen is None:
-        verdict = _keep_full_model(decision, depths, table, slower)
+        verdict = _keep_full_model(decision, depths, table, slower, noun)
     elif decision.chosen.fixed is not None:
-        verdict = _export_shallower_model(decision, depths, decision.chosen.fixed, table)
+        verdict = _shallower_model(decision, depths, table, decision.chosen.fixed, noun)
     else:
         verdict = _use_policy(decision, depths, table, gain)
         if dearer is not None:
@@ -107,7 +114,7 @@ def judge(
         verdict = replace(verdict, summary=(NO_LABELS, *map(_sentence, verdict.summary)))
     if profile is not None and profile.is_unreliable:
         verdict = replace(verdict, summary=(*verdict.summary, _counted(profile, table)))
-    verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
+    verdict = replace(verdict, guarantee=_guarantee(decision, noun), shortfall=_shortfall(decision, noun), doubt=doubt)
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
     if doubt is None:
@@ -168,10 +175,10 @@ def short_slates(sizes: NDArray[np.int64], slate_size: int | None, goal: Goal) -
     return _sentence(f"{_and(parts)}: slates as you serve them may cost and lose other amounts.") if parts else None
 
 
-def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: int, table: Mapping[str, Row]) -> Verdict:
+def _shallower_model(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], fixed: int, noun: str) -> Verdict:
     goal, exits = decision.goal, ",".join(str(depth) for depth in depths[: fixed + 1] if depth)
     summary = (
-        f"{_speed(table)}, and no policy {_allowed(goal)} is cheaper by 1 %.",
+        f"{_speed(table)}, and no policy {_allowed(goal, noun)} is cheaper by 1 %.",
         *(_change(metric, table["policy"]["drops"][metric.name]) for metric in goal.metrics),
         f"Export it with `rexit export --exits {exits}`; until then this bundle's policy stops every candidate there."
         if depths[fixed]
@@ -211,7 +218,7 @@ def _few_digits(milliseconds: float) -> str:
     return f"{milliseconds:.0f}" if milliseconds >= 10 else f"{milliseconds:.2g}"
 
 
-def _ranked_above(goal: Goal, depths: Sequence[int], table: Mapping[str, Row]) -> str | None:
+def _ranked_above(goal: Goal, depths: Sequence[int], table: Mapping[str, Row], noun: str) -> str | None:
     """The fixed depth that ranked most above full depth on test, by the goal's first metric, and is shown below by none."""
     first, full = goal.metrics[0], table["full depth"]
     fixed = [(layers, table[depth_name(layers)]) for layers in depths[:-1]]
@@ -224,35 +231,35 @@ def _ranked_above(goal: Goal, depths: Sequence[int], table: Mapping[str, Row]) -
     change = signed(-drop if first.higher_is_better else drop)
     sure = "" if high < 0 else ", which is not shown to be more than chance"
     return (
-        f"On the test users {model_name(layers)} ranked above it, {_ms(full) / _ms(row):.1f}x as fast: "
+        f"On the test {noun} {model_name(layers)} ranked above it, {_ms(full) / _ms(row):.1f}x as fast: "
         f"{change} ± {(high - low) / 2:.4f} of {first.title}{sure}."
     )
 
 
-def _keep_full_model(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], slower: bool) -> Verdict:
+def _keep_full_model(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], slower: bool, noun: str) -> Verdict:
     goal, candidates = decision.goal, decision.candidates
     if not decision.choice.maps[-1].useful:
-        return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
+        return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit follows the labels.",))
     if slower:
         why = f"the certified policy should save {100 * decision.saving:.1f} % of the time, but is not faster when timed."
         advice = "If something else was running on this machine, measure again: `--from-traces --measure-costs`."
     elif not candidates:
-        why = f"nothing {_allowed(goal)} saves 1 % of the time."
+        why = f"nothing {_allowed(goal, noun)} saves 1 % of the time."
         advice = "Allow a larger drop with `--max-drop` to see what exits would save."
     elif any(candidate.certified for candidate in candidates):
-        why = f"what is certified {_allowed(goal)} saves less than 1 % of the time."
+        why = f"what is certified {_allowed(goal, noun)} saves less than 1 % of the time."
         advice = "Allow a larger drop with `--max-drop` to see what exits would save."
     else:
-        uncertified = f"no policy {_allowed(goal)} is certified with {100 * goal.confidence:g} % confidence."
-        why = f"{uncertified} {_sentence(_shortfall(decision) or '')}."
-        advice = "Allow a larger drop (`--max-drop`), ask for less confidence (`--confidence`), or hold out more users."
-    above = _ranked_above(goal, depths, table)
+        uncertified = f"no policy {_allowed(goal, noun)} is certified with {100 * goal.confidence:g} % confidence."
+        why = f"{uncertified} {_sentence(_shortfall(decision, noun) or '')}."
+        advice = f"Allow a larger drop (`--max-drop`), ask for less confidence (`--confidence`), or hold out more {noun}."
+    above = _ranked_above(goal, depths, table, noun)
     return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, *([] if above is None else [above]), advice))
 
 
-def _allowed(goal: Goal) -> str:
+def _allowed(goal: Goal, noun: str) -> str:
     mean = f"that loses at most {goal.max_drop:g} of {_and([metric.title for metric in goal.metrics])}"
-    return mean if goal.tail is None else f"{mean} on average, where {goal.tail.sentence.replace('of them', 'of users')},"
+    return mean if goal.tail is None else f"{mean} on average, where {goal.tail.sentence(noun)},"
 
 
 def _speed(table: Mapping[str, Row]) -> str:
@@ -306,7 +313,7 @@ def _compared(shallower: str, differences: Sequence[tuple[Metric, Interval]], mo
     return f"Compared with {shallower} it {_and(verbs)}{rest}."
 
 
-def _guarantee(decision: Decision) -> str | None:
+def _guarantee(decision: Decision, noun: str) -> str | None:
     goal = decision.goal
     if decision.chosen is None:
         return None
@@ -314,29 +321,30 @@ def _guarantee(decision: Decision) -> str | None:
     others = [metric.title for metric in goal.metrics if metric.bounds is None]
     sentences = []
     if proven:
-        tail = None if goal.tail is None else goal.tail.sentence
-        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error, tail))
+        tail = None if goal.tail is None else goal.tail.sentence()
+        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error, tail, noun))
     if others:
         sentences.append(
             f"With {100 * goal.confidence:g} % confidence, {_and(others)} drops by at most {goal.max_drop:g}: by a bootstrap "
-            f"over {decision.users['certifying']:,} users, which is right for many users, not for few."
+            f"over {decision.users['certifying']:,} {noun}, which is right for many, not for few."
         )
     return " ".join(sentences)
 
 
-def _shortfall(decision: Decision) -> str | None:
+def _shortfall(decision: Decision, noun: str) -> str | None:
     failed = next((candidate for candidate in decision.candidates if not candidate.certified), None)
     if failed is None:
         return None
     policy = "the policy likeliest to pass" if failed is decision.candidates[0] else "the first policy that failed"
     if decision.users_needed is None:
         pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
-        return f"a bootstrap over {decision.users['certifying']:,} users does not confirm {policy}, {_and(pairs)}"
+        return f"a bootstrap over {decision.users['certifying']:,} {noun} does not confirm {policy}, {_and(pairs)}"
     tested = {metric.name: decision.tested[metric.name] for metric in decision.goal.metrics if metric.bounds is not None}
+    counted = certify.count_users(tested, noun)
     if math.isinf(decision.users_needed):
-        return f"{certify.count_users(tested)} lose more than is allowed under {policy}, so more users like them would not help"
+        return f"{counted} lose more than is allowed under {policy}, so more {noun} like them would not help"
     more = f"about {float(f'{decision.users_needed:.2g}'):,.0f}"
-    return f"{certify.count_users(tested)} are too few for {policy}; {more} would do if their losses were like these"
+    return f"{counted} are too few for {policy}; {more} would do if their losses were like these"
 
 
 def model_name(layers: int) -> str:

@@ -1,7 +1,7 @@
 """Rerankers as other projects save them: the depths and rows of their answers, and their prompts.
 
 a folder of sentence-transformers   `sentence_modules`   rows of the LM head, or an encoder's modules, after the last layer
-BAAI's layerwise reranker           `layerwise`          a row for each of the later layers
+BAAI's layerwise reranker           `weights`            a row for each of the later layers
 a classifier of one output or two   its config           its own rows, after the last layer
 any other decoder, by a name        `reranker_prompts`   rows of the LM head, after the last layer
 """
@@ -17,10 +17,18 @@ from torch import nn
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.checkpoints.reranker_prompts import NamedPrompt, chat_prompt, named_prompt, pair_prompt, positive_label
 from rexit.exporter.checkpoints.sentence_modules import MODULES, SCORE, answer_tokens, chat_settings, score_modules, system_prompt
-from rexit.exporter.checkpoints.weights import classifier_outputs, encodes, layers
+from rexit.exporter.checkpoints.weights import (
+    PROMPT,
+    classifier_outputs,
+    encodes,
+    exit_depths,
+    granite_config,
+    is_layerwise,
+    layers,
+    layerwise_heads,
+)
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import ExitHeads

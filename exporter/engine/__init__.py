@@ -1,5 +1,5 @@
 """TensorRT engines.
 
 In: a variant's graphs, a Python with the compiler's bindings. Out: plans, each built in its own process.
-Public: `compilers.find_compiler`, `compilers.BuilderProcess`.
+Public: `compile.find_compiler`, `compile.BuilderProcess`.
 """

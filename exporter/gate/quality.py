@@ -1,4 +1,5 @@
-"""The gate of a variant of lower precision: does it still rank as the float32 model does? Measured at export.
+"""The gate of a variant of lower precision: does it still rank as the float32 model does? Judged before it is written, with its
+golden log-odds and tolerance.
 
 Both chains, float32 and the variant's, run the same prompts of the validation split in ONNX Runtime, as whole slates behind their
 prefixes. The test split is reserved for final figures.
@@ -17,8 +18,6 @@ The mean AUC within users would decide nothing: two candidates that swap places 
     actual = prompts.log_odds(Chain(variant_folder, segments, max_tokens), "int8")
     quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, actual)
     quality.check()                                                                # raises QualityError
-
-Judges variants of lower precision before they are written: their quality, golden log-odds and tolerance.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from numpy.typing import NDArray
 
 from rexit import ranking
 from rexit.baselines import doubt_without_labels
-from rexit.bundle import Catalog
 from rexit.bundle.files import json_values
 from rexit.bundle.golden import GoldenSlate
 from rexit.errors import InputError, QualityError
@@ -45,7 +43,6 @@ from rexit.exporter.source import LabelledPairs, Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
 from rexit.ranking import MIN_USERS, auc, auc_difference
 from rexit.slates import cut, draw
-from rexit.words import in_words
 
 LogOdds = NDArray[np.float32]
 """A chain's log-odds on `Prompts`: [pairs, E]."""
@@ -57,15 +54,13 @@ Verdict = Literal["passed", "failed", "undecided"]
 class Prompts:
     """Validation slates with their prompts.
 
-    prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split. has_catalog: False: users
-        are queries.
+    prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split.
     labelled: False: `liked` is drawn from the float32 model's last answer, once that is known (`Judge`).
     """
 
     prompts: list[Prompt]
     pairs: LabelledPairs
     whole: bool
-    has_catalog: bool = True
     labelled: bool = True
 
     @classmethod
@@ -77,7 +72,6 @@ class Prompts:
             list(map(prompt_maker(source), sample)),
             LabelledPairs.of(source, sample),
             whole=len(sample) == len(split),
-            has_catalog=isinstance(source, Catalog),
             labelled=sample[0].labelled,
         )
 
@@ -100,7 +94,7 @@ class Prompts:
     def check(self) -> None:
         """Raises InputError if the slates cannot show a loss of AUC."""
         if reason := self.shortage():
-            raise InputError(in_words(f"{self}: {reason}; {self.remedy}", self.has_catalog))
+            raise InputError(f"{self}: {reason}; {self.remedy}")
 
     @property
     def remedy(self) -> str:
@@ -109,15 +103,15 @@ class Prompts:
         return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
 
     def __str__(self) -> str:
-        return f"{len(self)} validation slates of {self.pairs.user_count} users"
+        return f"{len(self)} validation slates of {self.pairs.user_count} {self.pairs.noun}"
 
 
 def shortage(pairs: LabelledPairs) -> str | None:
     """Why the pairs cannot show a loss of AUC; None if they can."""
     if pairs.user_count < MIN_USERS:
-        return f"{pairs.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
+        return f"{pairs.user_count} {pairs.noun} are too few to judge a variant by, at least {MIN_USERS} are needed"
     if pairs.liked.all() or not pairs.liked.any():
-        return f"all {len(pairs.liked)} pairs are {'liked' if pairs.liked[0] else 'not liked'}, so there is no AUC"
+        return f"all {len(pairs.liked)} pairs are {'positive' if pairs.liked[0] else 'negative'}, so there is no AUC"
     return None
 
 
@@ -168,7 +162,7 @@ class Quality:
         if verdict == "undecided" and passed and passed[-1] == self.exits[-1].layers:
             remedy += f"; --exits {','.join(map(str, passed))} leaves out what is undecided"
         reasons = [f"exit after layer {row.layers}: {self._reason(row)}" for row in self.exits]
-        raise QualityError(in_words(f"{'; '.join(reasons)}; not written: {remedy}", self.prompts.has_catalog))
+        raise QualityError(f"{'; '.join(reasons)}; not written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
         if row.verdict(self.gate) == "passed":
@@ -185,15 +179,15 @@ class Quality:
         low, high = row.auc_change
         figures = (
             f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
-            f"(95 % interval over {self.prompts.pairs.user_count} users)"
+            f"(95 % interval over {self.prompts.pairs.user_count} {self.prompts.pairs.noun})"
         )
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
             return f"{figures}, {allowed}"
         slack = (low + high) / 2 + self.gate.auc_drop
         half = (high - low) / 2
-        users = self.prompts.pairs.user_count
-        more = f"about {float(f'{users * (half / slack) ** 2:.2g}'):,.0f} users" if slack > 0 else "no number of users"
+        users, noun = self.prompts.pairs.user_count, self.prompts.pairs.noun
+        more = f"about {float(f'{users * (half / slack) ** 2:.2g}'):,.0f} {noun}" if slack > 0 else f"no number of {noun}"
         return f"{figures}, too wide to tell: {allowed}; {more} would do if the change stayed"
 
     def to_json(self) -> dict[str, Any]:
@@ -268,7 +262,9 @@ class Judge:
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
         score, pairs = np.ascontiguousarray(self._expected[:, -1]), self._prompts.pairs
-        return pairs.doubt(score) if self._prompts.labelled else doubt_without_labels(score, pairs.baselines, pairs.users)
+        if self._prompts.labelled:
+            return pairs.doubt(score)
+        return doubt_without_labels(score, pairs.baselines, pairs.users, pairs.noun)
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges a variant.

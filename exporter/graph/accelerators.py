@@ -17,7 +17,8 @@ Everything else is half: weights, hidden states, keys, values. The input `vector
 variants alike, and is cast where it is read. Inputs and outputs keep their names. A weight beyond half's range is refused; the
 mask's float32 minimum becomes half's minimum.
 
-Rewrites a float16 (half) graph so that ONNX Runtime's CPU rounds every half: float32 operators with rounded results.
+`round_halves` rewrites a float16 (half) graph so that ONNX Runtime's CPU rounds every half: float32 operators with rounded
+results.
 
 ONNX Runtime has few half kernels for the CPU. By default it computes in float32 and rounds only where it must, so that a sum that
 overflows in half, and is infinite on a GPU, goes unnoticed. Here
@@ -28,7 +29,8 @@ overflows in half, and is infinite on a GPU, goes unnoticed. Here
 
 So products are accumulated in float32 and rounded once, as on tensor cores. No accelerator guarantees the order of a sum.
 
-Linear layers with 4-bit weights in blocks along K, for TensorRT: a blocked DequantizeLinear before each product.
+`dequantize_blocks_int4`: linear layers with 4-bit weights in blocks along K, for TensorRT, with a blocked DequantizeLinear before
+each product.
 
     w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0 and exact in float16
 
@@ -37,7 +39,8 @@ Linear layers with 4-bit weights in blocks along K, for TensorRT: a blocked Dequ
 
 K must be a multiple of BLOCK.
 
-Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
+`quantize_dequantize_int8`: linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses
+into one product.
 
     y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
 
@@ -49,21 +52,20 @@ Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear,
 4. Symmetric, zero points 0; biases, heads and attention's own products do not change.
 5. Scales are exact in float16, so they do not change when the graph becomes half.
 
-Changes the opset: QuantizeLinear and DequantizeLinear support float16 from 19 on, 4-bit blocks from 21 on.
+`opset` changes the opset: QuantizeLinear and DequantizeLinear support float16 from 19 on, 4-bit blocks from 21 on. It runs before
+they are inserted: shapes and types are inferred by the graph's opset.
 
-Runs before they are inserted: shapes and types are inferred by the graph's opset.
+`allowed_operators` refuses operators that the oldest supported TensorRT, JetPack 6's 10.3, cannot parse. The table is the
+parser's own (`docs/operators.md` of onnx-tensorrt, release 10.1, the last before 10.3). The compiler in the tests is newer and
+supports more, so it would not notice.
 
-Refuses operators that the oldest supported TensorRT, JetPack 6's 10.3, cannot parse.
-
-The table is the parser's own (`docs/operators.md` of onnx-tensorrt, release 10.1, the last before 10.3). The compiler in the
-tests is newer and supports more, so it would not notice.
-
-Makes each Gemm of a head a MatMul, then a Sub of its negated bias.
+`heads_without_gemm` makes each Gemm of a head a MatMul, then a Sub of its negated bias.
 
 ONNX Runtime's XNNPACK provider takes a Gemm's number of rows from the graph, where it is dynamic here, and fails at the first
 run. MatMul and Add would not help: ONNX Runtime makes a Gemm of them. a - (-b) is a + b to the bit.
 
-Masks padding behind the prefix, so that a pass may have more rows of past keys and values than its prefix has tokens.
+`mask_past_padding` masks padding behind the prefix, so that a pass may have more rows of past keys and values than its prefix has
+tokens.
 
 A pass without a prefix then has one row of padding instead of none. TensorRT's header allows a dimension of 0, but compilers have
 raised a profile's minimum of 0 to 1. Passes of similar sizes can be padded to the same size.

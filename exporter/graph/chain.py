@@ -1,6 +1,6 @@
 """Runs a variant's segments in sequence in ONNX Runtime, for an export's checks.
 
-Samples the inputs of a float32 graph's linear layers on training prompts, for passes that scale channels or fix a scale.
+`sample` takes the inputs of a float32 graph's linear layers on training prompts, for passes that scale channels or fix a scale.
 
 Whole slates of the training split run through the graphs, prefix and candidates. Validation prompts are reserved for the gate
 (`rexit.exporter.gate.quality`), test prompts for final figures. No label is read, so prompts retrieve with the catalog's own

@@ -1,9 +1,9 @@
-"""Finds the linear layers of a graph, for passes that quantize them.
+"""The linear layers of a graph, for passes that quantize them: finds them, and brings them into one form.
 
 A linear layer is a MatMul with a constant float32 weight [K, N], except a head's projection: the first product with a constant on
 each path back from the output `logits`.
 
-Brings every linear layer into one form: MatMul with a constant [K, N], then Add of a bias.
+The form is MatMul with a constant [K, N], then Add of a bias.
 
 1. A Transpose of a constant matrix becomes a constant.
 2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.

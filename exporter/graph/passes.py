@@ -1,12 +1,12 @@
-"""Helpers of passes: constants, weights, finding and replacing nodes.
+"""Helpers of passes: constants, weights, finding and replacing nodes; and `tidy`, which cleans up an exported graph.
 
-Nodes of rexit's own domain: calls of functions defined in the same model, so that the graph is plain ONNX.
+Nodes of rexit's own domain are calls of functions defined in the same model, so that the graph is plain ONNX.
 
 1. ONNX Runtime inlines a function's body unless it has a kernel of the same domain and name.
 2. rexit's runtime registers such kernels. The body specifies what a kernel computes.
 3. A body has no initializers: constants are nodes, and equal constants are created once.
 
-Cleans up an exported graph.
+`tidy`
 
 1. Merges common subexpressions: the fusion of rotary embeddings leaves a cosine and sine per use.
 2. Removes identities and unread values, including the parts that `SegmentModule` cut off; stores equal constants once.

@@ -2,7 +2,6 @@
 
 In: a model with one answer at its end, or with none, and a catalog. Out: a multi-exit checkpoint.
 
-    frozen_base    the model, its own last answer, the checkpoint's heads
     hidden_rows    slates -> the file of hidden rows
     layers         hidden rows -> a head at every layer -> exits
     frozen_heads   all of it: `rexit heads`

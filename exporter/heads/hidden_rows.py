@@ -1,11 +1,10 @@
-"""The hidden rows of all candidates at every layer, in memory-mapped files from which an interrupted run resumes.
+"""The hidden rows of all candidates at every layer, by one forward pass over slates packed as they are served, in memory-mapped
+files from which an interrupted run resumes.
 
 rows.json    what the rows are made from, and how many batches of slates are done
 hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, divided by its size as the final norm
              does, but without that norm's weight, so that no number is beyond float16
 answer.bin   float32 [candidates]: the log-odds of the model's own last answer; NaN without one
-
-Slates to hidden rows: one forward pass over training and validation slates, packed as they are served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A head from hidden rows: logistic regression with a ridge.
+"""From hidden rows to heads at every layer, and from their losses to exits.
+
+A head is a logistic regression with a ridge:
 
 1. Each of the H numbers is scaled to mean 0 and deviation 1 over the training candidates, so that one ridge suits all.
 2. L-BFGS minimizes the mean cross-entropy to the targets plus ridge / 2 times the squared weights, from a strong ridge to weak
@@ -7,8 +9,6 @@
    expected one under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
    for each squared weight of the row.
 4. The scale becomes the weight of the head's norm, the weights become its projection: the format stores exactly the fit.
-
-A head at every layer, and how each of them ranks.
 
 Training candidates fit the heads. The validation users who choose (`rexit.roles`: those who choose a policy in calibration, too)
 choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
@@ -19,9 +19,7 @@ choose ridges, targets and exits; the other users, on whom no choice depends, gi
    and its loss is not higher than that head's beyond the 95 % interval over users. A caller can decide that instead.
 3. A loss is the cross-entropy after a Platt map, as calibration will fit one: mean over users of the mean over their candidates.
 
-Which depths become exits, from the loss of a head at every layer.
-
-`auto:K`, at most K exits:
+`auto:K` makes at most K depths exits:
 
 1. The last exit is the shallowest depth whose loss is within one standard error of the lowest, over users (the one-standard-error
    rule of Breiman et al. 1984). It may be well before the last layer. Where the model's last answer must stay, it is that layer.
@@ -148,7 +146,7 @@ class LayerHead:
 class Layers:
     """The heads of all layers.
 
-    heads: shallowest first. own: the model's own last answer; None if it has none. own_is_last: whether the last exit has its head.
+    heads: shallowest first. own: the model's own last answer, None if it has none; own_is_last: whether it is the last exit's.
     prior_losses: losses of one probability for all candidates, float64 [choosing users].
     choosing: the choosing users' numbers, int64, ascending.
     """

@@ -1,10 +1,8 @@
-"""Pieces: texts that are tokenized separately and stored once.
+"""Pieces, texts that are tokenized separately and stored once, and the tokenizer of a model that is trained from scratch.
 
-`rexit tokenizer` makes a small byte-level BPE from the users' and items' texts, for a model that is trained from scratch.
-
-A vocabulary as small as the data needs keeps the embedding table from outweighing a model of a few layers. Like rates, counts and
-the template's words become whole tokens, as labels must be.
-"""
+`rexit tokenizer` makes a small byte-level BPE from the users' and items' texts. A vocabulary as small as the data needs keeps the
+embedding table from outweighing a model of a few layers. Like rates, counts and the template's words become whole tokens, as
+labels must be."""
 
 from __future__ import annotations
 

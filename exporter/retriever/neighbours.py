@@ -1,16 +1,11 @@
-"""Candidates of a nearest-neighbour search by float32 products, and their order by exact sums.
+"""Nearest neighbours by dot product, as the runtime computes them: among all users, or with an inverted file in a few lists.
 
-Candidates are pairs (query, vector), two int64 [m], grouped by query in ascending order.
-
-Lists of users by embedding, so that a search for similar users scans a few lists: an inverted file.
-
+Lists of users by embedding
 1. Centres are the means of a seeded spherical k-means over the users with an embedding: 4 sqrt(U) lists.
 2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Empty lists are dropped.
 3. A search scans the PROBES lists with the nearest centres, by exact sums, and all users in them.
 
 docs/format/prompt.md defines the search; the runtime does the same. docs/notes/scale/indexing.md has its recall and cost.
-
-Nearest neighbours by dot product, as the runtime computes them.
 
 A user's embedding is folded in from the items they liked, both for the stored lists and in a prompt that sees fewer or more
 interactions. It is rounded to float16 like the embeddings it is compared with. Products of such numbers are exact in float32,
@@ -21,7 +16,7 @@ The search
 2. Products in float32 select more candidates than requested, among all users (`Flat`) or, with lists, among those in the
    nearest lists (`Inverted`).
 3. Candidates are scored exactly and ordered, ties to the lower row. Every vector that float32 could have misplaced is a
-   candidate, so the result is exact.
+   candidate, so the result is exact. Candidates are pairs (query, vector), two int64 [m], grouped by query in ascending order.
 """
 
 from __future__ import annotations

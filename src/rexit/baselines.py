@@ -48,7 +48,7 @@ def baselines(
     return scores | of_zero
 
 
-def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDArray[np.int64]) -> str | None:
+def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDArray[np.int64], noun: str = "users") -> str | None:
     """Returns why a ranking without labels may be worth nothing, in a sentence; None if there is no reason.
 
     There is none if exit zero or LightGCN, which learned from labels before or are the first stage, agrees with it, or if there
@@ -61,6 +61,7 @@ def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDAr
         score: the last exit's, float32 [n].
         scores: those of `baselines`. Items' shares of likes are not asked: a ranking may be right and differ by user alone.
         users: int64 [n], any numbers.
+        noun: see `rexit.ranking.noun_of`.
     """
     numbers, sizes = np.unique(users, return_inverse=True, return_counts=True)[1:]
     place = np.arange(len(score)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -77,7 +78,7 @@ def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDAr
         figures.append(f"{name} finds the upper half of its order with an AUC of {values.mean():.3f} ({low:.3f} to {high:.3f})")
     if not figures:
         return None
-    return f"This model is not shown to rank: {' and '.join(figures)}, 95 % interval over {count:,} users, where chance is 0.5."
+    return f"This model is not shown to rank: {' and '.join(figures)}, 95 % interval over {count:,} {noun}, where chance is 0.5."
 
 
 def _file_order(slates: Sequence[TokenSlate]) -> Scores:

@@ -201,11 +201,17 @@ def item_biases(items: NDArray[np.int64], train_items: NDArray[np.int64], train_
     return np.asarray(((likes + PRIOR * average) / (counts + PRIOR))[items])
 
 
+def noun_of(has_catalog: bool) -> str:
+    """Returns whom slates are of, for sentences: those of a file without a catalog are of queries."""
+    return "users" if has_catalog else "queries"
+
+
 def doubt(
     score: NDArray[np.float32],
     baselines: Mapping[str, NDArray[np.float64]],
     users: NDArray[np.int64],
     liked: NDArray[np.bool_],
+    noun: str = "users",
 ) -> str | None:
     """Returns why the ranking within users may be worth nothing, in a sentence; None if there is no reason.
 
@@ -218,17 +224,18 @@ def doubt(
         baselines: the scores of `rexit.baselines`, float64 [n] each, by name.
         users: int64 [n], any numbers.
         liked: bool [n].
+        noun: see `noun_of`.
     """
     by_user = ByUser(users, liked)
     if (count := int(by_user.both.sum())) < MIN_USERS:
-        return f"This model is not shown to rank: {count} users have likes and dislikes, expected at least {MIN_USERS}."
+        return f"This model is not shown to rank: {count} {noun} have both labels, expected at least {MIN_USERS}."
     for title, measure in (("user AUC", by_user.auc), (f"NDCG@{NDCG_AT}", partial(by_user.ndcg, k=NDCG_AT))):
         model = measure(score)[by_user.both]
         values = np.stack([model, *(model - measure(other)[by_user.both] for other in baselines.values())], 1)
         own, *gains = values.mean(0)
         lows, highs = np.percentile(bootstrap(values, np.ones_like(values)), [2.5, 97.5], axis=0)
         measured = (
-            f"its {title} at the last exit is {own:.3f} ({lows[0]:.3f} to {highs[0]:.3f}, 95 % interval over {count:,} users)"
+            f"its {title} at the last exit is {own:.3f} ({lows[0]:.3f} to {highs[0]:.3f}, 95 % interval over {count:,} {noun})"
         )
         if title == "user AUC" and lows[0] <= 0.5:
             return f"This model is not shown to rank: {measured}, chance is 0.5."

@@ -236,6 +236,6 @@ def test_guarantee_names_what_is_promised() -> None:
         "users who had no part in choosing the policy or its heads."
     )
     both = guarantee({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
-    assert "against the full model, and at most 5 % of" in guarantee({NDCG: 0.01}, {"ndcg@3": 9}, tail=Tail(0.05, 0.1).sentence)
+    assert "against the full model, and at most 5 % of" in guarantee({NDCG: 0.01}, {"ndcg@3": 9}, tail=Tail(0.05, 0.1).sentence())
     assert both.startswith("With 90 % confidence, users like these lose on average at most 0.01 of NDCG@3 and 0.05 of agreement")
     assert "tested on 80 users (NDCG@3) and 90 users (agreement) who" in both

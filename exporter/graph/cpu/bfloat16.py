@@ -1,5 +1,5 @@
-"""Linear layers in bfloat16: weights and inputs are rounded, products of two such numbers are exact, sums are float32. Heads stay
-float32.
+"""Linear layers and attention in bfloat16. In linear layers weights and inputs are rounded, products of two such numbers are
+exact, sums are float32. Heads stay float32.
 
 1. An input is rounded once for all layers that read it: RoundRows. Behind an RMSNormalization or a SwiGLU with no other reader
    one node does both: RMSNormRoundRows, SwiGLURoundRows.
@@ -10,14 +10,12 @@ float32.
 
 All these are nodes of rexit's domain (`functions.py`).
 
-Attention with products in bfloat16, for a variant whose gate allows for it.
+Attention, for a variant whose gate allows for it, after `half_cache`:
 
 1. SlateAttention becomes SlateAttentionBFloat16. Its function rounds queries, keys, values and the softmax's numerators; scores,
    the softmax and all sums stay float32.
 2. The runtime's kernel multiplies pairs of bfloat16 where the processor can (AVX512-BF16, Armv8.6): twice as many products per
    instruction. Other processors round the same numbers and multiply floats, so that all agree.
-
-For graphs after `half_cache`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Token embeddings in int8 with a scale per row, `row = scale * q`, |q| <= 127, or in bfloat16. Looked-up rows are float32.
+"""Weights with a scale: `embedding_rows_*`, `quantize_linear_int8`, `quantize_weights_int4`.
+
+Token embeddings in int8 with a scale per row, `row = scale * q`, |q| <= 127, or in bfloat16. Looked-up rows are float32.
 
 A table is a constant float32 matrix that a Gather reads rows of. Its other readers keep the float32 matrix.
 

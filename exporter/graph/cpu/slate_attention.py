@@ -1,4 +1,5 @@
-"""Keys and values in float16 (half) between passes, in a graph that computes in float32.
+"""Attention over a packed slate as one node, `slate_attention`; and keys and values in float16 (half) between passes, in a graph
+that computes in float32, `half_cache`.
 
 A session's cached prefix takes half the memory. A pass attends to its own tokens' rounded numbers, too. So a prefix gives the
 same keys and values whether its start was computed in the same pass or copied from the cache.
@@ -8,7 +9,7 @@ same keys and values whether its start was computed in the same pass or copied f
 2. The source of an output with keys or values is rounded where it is computed, also for its other readers, as in 1.
 3. If such an output picks the only row of an axis, which is a copy, the axis is dropped instead, which is free.
 
-Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate,
+Attention over a packed slate: a token sees the P tokens of the prefix and earlier tokens of its own candidate,
 in an encoder all tokens of its own candidate that are fewer than `window` away.
 
 The traced graph multiplies T queries with P + T keys and masks other candidates, which is most of the T x T part. A kernel that

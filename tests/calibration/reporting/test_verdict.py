@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
+from rexit.audit.betting import Tail
 from rexit.calibration.decision import Decision, Gain, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
@@ -257,3 +259,21 @@ def test_model_that_may_rank_nothing() -> None:
 )
 def test_model_names(layers: int, name: str) -> None:
     assert model_name(layers) == name
+
+
+def test_without_a_catalog_sentences_are_about_queries() -> None:
+    """The page's own words are held by test_page.py."""
+    full = back_to_full_depth(decision())
+    failed = replace(full, candidates=tuple(replace(candidate, certified=False) for candidate in full.candidates))
+    rows = table()
+    rows["2 layers"]["drops"] = {"ndcg@5": (-0.02, -0.03, -0.01), "top-k-overlap@5": (0.0, 0.0, 0.0)}
+    useless = replace(
+        full, choice=replace(full.choice, maps=(*full.choice.maps[:-1], replace(full.choice.maps[-1], useful=False)))
+    )
+    with_tail = replace(decision(), goal=replace(GOAL, tail=Tail(0.1, 0.2)))
+    for needed in (None, 1234.0, math.inf):
+        for case in (decision(), with_tail, full, replace(failed, users_needed=needed), useless):
+            verdict = judge(case, DEPTHS, rows, None, noun="queries")
+            text = f"{verdict.text} {verdict.guarantee} {verdict.shortfall}".replace("user AUC", "")
+            assert not re.search(r"\b(users?|likes?d?)\b(?! th)", text), text
+            assert "queries" in text or case is useless, text

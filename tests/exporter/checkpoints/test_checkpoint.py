@@ -16,7 +16,7 @@ from builders.bundles.bundle_files import edit_json
 from builders.models.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint, save_checkpoint
-from rexit.exporter.heads.frozen_base import load_base
+from rexit.exporter.heads.frozen_heads import load_base
 from rexit.exporter.model.multi_exit import MultiExitModel
 
 

@@ -11,7 +11,7 @@ from doubles.compiler import Doubles
 from rexit.bundle.variant import Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine import compilers
-from rexit.exporter.engine.compilers import find_compiler
+from rexit.exporter.engine.compile import find_compiler
 
 
 def script(path: Path, text: str) -> str:

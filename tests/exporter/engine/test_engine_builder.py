@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rexit.exporter.engine.compilers import SCRIPT
+from rexit.exporter.engine.compile import SCRIPT
 from rexit.exporter.engine.engine_builder import layer_kind
 
 HALF = "{ Name: x, Dimensions: [1,-1,64], Strides: [64,64,1], StrideOrder: [2,1,0], Datatype: Half, Format: (Linear) Row major }"

@@ -190,7 +190,7 @@ def test_prompts_that_cannot_tell(catalog: Catalog, validation_prompts: Prompts,
     with pytest.raises(InputError, match=r"12 validation slates of 12 users: 12 users are too few.*; the split has no more; --"):
         validation_prompts.check()
     prompts, _ = synthetic(30)
-    with pytest.raises(InputError, match="all 240 pairs are not liked, so there is no AUC; ask for more"):
+    with pytest.raises(InputError, match="all 240 pairs are negative, so there is no AUC; ask for more"):
         prompts.with_labels(np.zeros(240, np.bool_)).check()
     prompts.check()
     validation = catalog.split("validation")

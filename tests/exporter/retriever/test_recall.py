@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rexit.exporter.retriever import recall
-from rexit.exporter.retriever.recall import Recall
+from rexit.exporter.retriever.lightgcn import Recall
 
 
 def edges(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ from rexit.cli.common.arguments import (
 )
 from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 from rexit.slates import SIZE
-from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog
@@ -102,22 +101,19 @@ def calibrate(
 
 def _print_calibration(bundle: Bundle, result: Calibration) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
-    from rexit.calibration.reporting.page import maps_sentence
-    from rexit.calibration.reporting.tables import probabilities, ways
+    from rexit.calibration.reporting.page import maps_sentence, probabilities, ways
 
     report, verdict = result.report, result.verdict
-    words = partial(in_words, has_catalog=bundle.has_catalog)
-    for prose in (verdict.layers, verdict.text, verdict.guarantee):
-        if prose is not None:
-            stdout.print(words(prose), soft_wrap=False)
+    for line in verdict.lines:
+        stdout.print(line, soft_wrap=False)
     if report["maps"]["gain"] is not None:
-        stdout.print(words(maps_sentence(report["maps"])))
+        stdout.print(maps_sentence(report))
     rate = report["probabilities"]["negative_rate"]
     population = "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
     for table, note in ((ways(report, report["settings"]["metrics"]), ""), (probabilities(report), population)):
         if table.rows:  # the page has what follows a value below it
-            rows = [{words(head): re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
-            print_table(words(table.caption) + note, rows)
+            rows = [{head: re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
+            print_table(table.caption + note, rows)
     decisions = report["decisions"]
     if decisions is not None:
         exact = decisions["as_traced"] == decisions["candidates"]

@@ -19,7 +19,6 @@ from rexit.cli.common.arguments import (
 from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
-from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.exporter.assembly import VariantReport
@@ -123,9 +122,11 @@ def _depths(text: str | None) -> list[int] | None:
 def print_export(report: ExportReport, has_catalog: bool = True) -> None:
     """Prints tables of parity and quality for each variant, and where the bundle is."""
     if report.doubt is not None:
-        stdout.print(in_words(report.doubt, has_catalog))
+        stdout.print(report.doubt)
+    from rexit.ranking import noun_of
+
     for variant in report.variants:
-        _print_variant(variant, report.pairs, report.slates, in_words("users", has_catalog))
+        _print_variant(variant, report.pairs, report.slates, noun_of(has_catalog))
     if reason := report.variants[0].unrotated:
         stdout.print(f"not rotated, so that lower precisions may lose more: {reason}")
     for name, files in report.gone.items():

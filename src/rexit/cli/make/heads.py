@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +10,6 @@ import typer
 from rexit.cli.common.arguments import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
 from rexit.cli.common.output import print_json, print_table, progress, say, shown, stdout
 from rexit.exporter.options import HeadsOptions
-from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.exporter.heads.frozen_heads import HeadsReport
@@ -63,23 +60,23 @@ def heads(
     if as_json:
         print_json(report.to_json())
     else:
-        _print_report(report, partial(in_words, has_catalog=catalog is not None))
+        _print_report(report, "queries" if catalog is None else "users")
 
 
-def _print_report(report: HeadsReport, words: Callable[[str], str]) -> None:
+def _print_report(report: HeadsReport, noun: str) -> None:
     """Prints a table of all layers, and where the checkpoint is."""
     if report.doubt is not None:
-        stdout.print(words(report.doubt))
+        stdout.print(report.doubt)
     # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
     fitted = report.exits[:-1] if report.own_is_last else report.exits
     rows = [_row(row["layers"], row, row["layers"] in fitted) for row in report.layers]
     if report.own is not None:
         rows.append(_row("own answer", report.own, report.own_is_last))
     rows += [_row(row["name"], row) for row in report.baselines]
-    print_table(f"Heads by layer, on validation {words('users')} who chose nothing", rows)
+    print_table(f"Heads by layer, on validation {noun} who chose nothing", rows)
     candidates = report.candidates
     stdout.print(
-        f"loss: of the {words('users')} who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the "
+        f"loss: of the {noun} who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the "
         f"deepest head's decisions; {candidates['train']} training and {candidates['validation']} validation candidates"
     )
     stdout.print(

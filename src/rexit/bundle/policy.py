@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__, _native
+from rexit._native import MAX_INTERCEPT, MAX_SLOPE
 from rexit.bundle.files import SCHEMA, read_json, typed, write_json
 from rexit.errors import BundleError
+
+__all__ = ["FILE", "MAX_INTERCEPT", "MAX_SLOPE", "ExitPolicy", "Policy", "TopK"]
 
 FILE = "policy.json"
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
