@@ -182,7 +182,11 @@ def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word
     slates = ("--slates", word_slates, "--out", out)
     assert_one_line(run("heads", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")
     assert_one_line(run("train", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")
-    assert_one_line(run("heads", model, *slates, "--label-ids", "3"), 2, "label ids '3': expected two token ids")
+    assert_one_line(run("heads", model, *slates, "--reranker", "3"), 2, "--reranker 3: expected two token ids")
+    catalog = ("--catalog", tmp_path, "--out", out)
+    assert_one_line(
+        run("export", model, *catalog, "--reranker", "3,4"), 2, "token ids are for --slates: a catalog has its labels"
+    )
     assert_one_line(run("export", model, *slates, "--reranker", "bert"), 2, "--reranker bert: expected one of qwen3-reranker")
     for command in ("heads", "train", "export"):
         assert_one_line(run(command, model, "--slates", tmp_path / "none.jsonl", "--out", out), 2, "none.jsonl: no such file")

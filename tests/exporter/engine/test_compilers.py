@@ -10,7 +10,7 @@ import pytest
 from doubles.compiler import Doubles
 from rexit.bundle.variant import Gpu
 from rexit.errors import BackendError, InputError
-from rexit.exporter.engine import compilers
+from rexit.exporter.engine import compile as compilers
 from rexit.exporter.engine.compile import find_compiler
 
 

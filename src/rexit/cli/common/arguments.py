@@ -3,9 +3,10 @@ from `Request`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,9 +35,9 @@ SlatesOption = Annotated[
     typer.Option(help="Prompts in place of a catalog. What trained the model: split `train`."),
 ]
 
-LabelIdsOption = Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")]
-
-RerankerOption = Annotated[str | None, typer.Option(help="qwen3-reranker, mxbai-rerank-v2 or a JSON file.")]
+RerankerOption = Annotated[
+    str | None, typer.Option(help="qwen3-reranker, mxbai-rerank-v2, a JSON file; ids of `no` and `yes`, as 2152,9693.")
+]
 
 SUMMARIES = summaries()
 ITEMS = f"{SUMMARIES['items']} Separated by commas, quoted as in CSV."
@@ -52,15 +53,16 @@ def check_one_source(catalog: Path | None, slates: Path | None) -> None:
         raise InputError(f"{options} --slates given, expected one of them")
 
 
-def label_ids_of(text: str | None) -> tuple[int, int] | None:
-    """Token ids of `no` and `yes`; None: not given. Raises InputError."""
-    if text is None:
-        return None
-    try:
-        no, yes = (int(part) for part in text.split(","))
-    except ValueError as exc:
-        raise InputError(f"label ids {text!r}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693") from exc
-    return no, yes
+def answers_of(reranker: str | None, catalog: Path | None = None) -> dict[str, Any]:
+    """What --reranker says as options: `reranker`, or `label_ids` of `no` and `yes`. Raises InputError."""
+    if reranker is None or not re.fullmatch(r"[\d,\s]+", reranker):
+        return {"reranker": reranker}
+    ids = [int(part) for part in reranker.split(",") if part.strip()]
+    if len(ids) != 2:
+        raise InputError(f"--reranker {reranker}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693")
+    if catalog is not None:
+        raise InputError(f"--reranker {reranker}: token ids are for --slates: a catalog has its labels")
+    return {"label_ids": tuple(ids)}
 
 
 def open_bundle(path: Path, variant: str | None) -> Bundle:

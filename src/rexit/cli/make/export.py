@@ -10,11 +10,10 @@ import typer
 from rexit.cli.common.arguments import (
     CatalogOption,
     JsonOption,
-    LabelIdsOption,
     RerankerOption,
     SlatesOption,
+    answers_of,
     check_one_source,
-    label_ids_of,
 )
 from rexit.cli.common.output import print_json, print_table, progress, shown, stdout
 from rexit.errors import InputError, QualityError
@@ -60,7 +59,6 @@ def export(
     accept_catalog: Annotated[
         bool, typer.Option("--accept-catalog", help="Export with a catalog that CHECKPOINT does not name.")
     ] = False,
-    label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
     with_tokenizer: Annotated[
         bool, typer.Option("--with-tokenizer", help="Put tokenizer.json into the bundle: it takes text then.")
@@ -82,8 +80,6 @@ def export(
     from rexit.exporter.export import export_bundle
 
     check_one_source(catalog, slates)
-    if label_ids is not None and slates is None:
-        raise InputError("--label-ids is for --slates: a catalog has its labels")
     options = ExportOptions(
         exits=_depths(exits),
         head=head,
@@ -94,8 +90,7 @@ def export(
         quality_slates=quality_slates,
         accept_loss=accept_loss,
         accept_catalog=accept_catalog,
-        label_ids=label_ids_of(label_ids),
-        reranker=reranker,
+        **answers_of(reranker, catalog),
         with_tokenizer=with_tokenizer,
     )
     with progress() as bar:

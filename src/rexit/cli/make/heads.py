@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.arguments import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
+from rexit.cli.common.arguments import CatalogOption, JsonOption, RerankerOption, SlatesOption, answers_of
 from rexit.cli.common.output import print_json, print_table, progress, say, shown, stdout
 from rexit.exporter.options import HeadsOptions
 
@@ -23,7 +23,6 @@ def heads(
     out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.rows keeps hidden rows.")],
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
-    label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
     exits: Annotated[str, typer.Option(help="Depths in layers, e.g. 5,10, or auto:K, the best.")] = _DEFAULT.exits,
     max_slates: Annotated[int, typer.Option(help="Most training slates; 0: all.")] = _DEFAULT.max_slates,
@@ -49,8 +48,7 @@ def heads(
         exits=exits,
         max_slates=max_slates,
         validation_slates=validation_slates,
-        label_ids=label_ids_of(label_ids),
-        reranker=reranker,
+        **answers_of(reranker, catalog),
         keep_last=keep_last,
         accept_catalog=accept_catalog,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.arguments import CatalogOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
+from rexit.cli.common.arguments import CatalogOption, RerankerOption, SlatesOption, answers_of
 from rexit.cli.common.output import print_table, progress, say, shown, stdout
 from rexit.exporter.options import TrainOptions
 
@@ -20,7 +20,6 @@ def train(
     out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.training keeps states.")],
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
-    label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
     exits: Annotated[str, typer.Option(help="Depths, e.g. 5,10. Default: each fifth and the last.")] = (_DEFAULT.exits),
     lora: Annotated[int, typer.Option(help="Rank of low-rank additions; 0: all weights are trained.")] = (_DEFAULT.lora),
@@ -58,8 +57,7 @@ def train(
         rate=rate,
         head_rate=head_rate,
         seed=seed,
-        label_ids=label_ids_of(label_ids),
-        reranker=reranker,
+        **answers_of(reranker, catalog),
     )
 
     with progress() as bar:
