@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rexit.exporter.retriever import recall
+from rexit.exporter.retriever import lightgcn
 from rexit.exporter.retriever.lightgcn import Recall
 
 
@@ -49,9 +49,9 @@ def test_of_many_users_the_same_sample_is_judged_and_scores_are_bounded(monkeypa
         return Recall(edges((0, 3), (9, 1)), targets, items).at(5, scores_of), torch.cat(chunks).tolist()
 
     whole, all_users = judged()
-    monkeypatch.setattr(recall, "SCORES", 10 * items)
+    monkeypatch.setattr(lightgcn, "SCORES", 10 * items)
     assert judged() == (pytest.approx(whole), all_users) and max(map(len, chunks)) == 10
-    monkeypatch.setattr(recall, "SAMPLE", 200)
+    monkeypatch.setattr(lightgcn, "SAMPLE", 200)
     sampled, some = judged()
     assert judged() == (sampled, some) and len(some) == 200 and set(some) < set(all_users)
     assert sampled == pytest.approx(whole, abs=0.1)
