@@ -35,7 +35,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of a slate, in the order of the request or, with `top_k`, best first. A sequence of `Score`; the attributes hold
+    """Scores of a slate, in the order of the request or of retrieval; with `top_k`, best first. A sequence of `Score`; the attributes hold
     the same as arrays of n entries.
 
     Candidates that the deadline stopped before their first exit have no answer: exit -1, NaN for probability and log-odds. With
@@ -45,7 +45,7 @@ class Scores:
 
     Attributes:
         items: The ids, [n].
-        index: Their places in the request, int64 [n].
+        index: Their places in the request, or in the order of retrieval, int64 [n].
         probability: Calibrated probabilities of a like, float32 [n].
         log_odds: Raw logit(yes) - logit(no) at the exit that answered, float32 [n].
         exit: The exits that answered, from 0, int64 [n].

@@ -1,4 +1,5 @@
-"""What `rexit index` costs as users grow: seconds and peak memory of each of its stages, on synthetic interactions.
+"""What `rexit index` costs as users grow: seconds and peak memory of each of its stages, on synthetic interactions; and what it
+takes to retrieve items for a user of that catalog.
 
     python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--each 50] [--items N] [--threads 1]
         [--external]
@@ -34,6 +35,7 @@ from rexit.errors import script
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
 DIM = 64  # for --external
 NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # a stage that did not run
+RETRIEVED = 200
 BATCH = 100_000  # users whose interactions are drawn at once
 TEMPLATE = """
 prompt = "{user.group}|{history.recent:8}|{similar_liked:6}|{item.title}|{similar_verdict:5}|Answer:"
@@ -167,7 +169,22 @@ def index(folder: Path, epochs: int, threads: int, external: bool) -> dict[str, 
         progress=stages,
     )
     stages.end()
-    return {"counts": info["counts"], "retrieval": info["retrieval"], "stages": stages.stages}
+    ms = retrieval_ms(folder / "catalog")
+    return {"counts": info["counts"], "retrieval": info["retrieval"], "stages": stages.stages, "retrieve_ms": ms}
+
+
+def retrieval_ms(catalog: Path) -> float:
+    """The median milliseconds of retrieving RETRIEVED items for a user, as a request with `retrieve` does, in one thread."""
+    from rexit.bundle import Catalog
+    from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
+
+    opened = Catalog.open(catalog)
+    builder, times = PromptBuilder(opened), []
+    for user in np.random.default_rng(0).integers(0, len(opened.users), 60):
+        begin = time.perf_counter()
+        next(builder.retrieve([RowSlate(int(user), ())], min(RETRIEVED, len(opened.items))))
+        times.append(1000 * (time.perf_counter() - begin))
+    return float(np.median(times))
 
 
 def measured(folder: Path, users: int, items: int, per_user: int, epochs: int, threads: int, external: bool) -> dict[str, Any]:
@@ -205,6 +222,7 @@ def main() -> None:
         row = [stage["stages"].get(name, NOTHING) for stage in results.values()]
         table.add_row(name, *(f"{figures['seconds']:.1f} ({figures['cpu_seconds']:.1f})" for figures in row))
         table.add_row("", *(f"{figures['peak_gib']:.2f} GiB" for figures in row))
+    table.add_row("items retrieved for a user: milliseconds", *(f"{stage['retrieve_ms']:.2f}" for stage in results.values()))
     Console(width=160).print(table)
 
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import Request, runtime
 from rexit.errors import DeadlineError, InputError
+from rexit.pool import Pool
+from running.program import run_program
+from running.service import serving
 
 USER, ITEMS = USER_IDS[2], [int(item) for item in ITEM_IDS[:8]]
 RECENT = [(ITEMS[3], True), (ITEMS[5], False)]
@@ -26,9 +30,14 @@ EARLY = runtime.StopRule([0.0] * 3, [0.0] * 3)
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[runtime.Session]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_bundle(tmp_path_factory.mktemp("request") / "bundle")
     write_policy(folder, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path) -> Iterator[runtime.Session]:
     with runtime.open(folder) as session:
         yield session
 
@@ -49,6 +58,20 @@ def test_a_request_and_its_fields(session: runtime.Session) -> None:
     assert session.score(REQUEST) == session.score(USER, ITEMS, **fields)
     np.testing.assert_array_equal(session.trace(REQUEST), session.trace(USER, ITEMS, **fields))
     assert len(set(session.score(REQUEST).exit)) > 1
+
+
+def test_every_door_retrieves_the_same_items(session: runtime.Session, folder: Path) -> None:
+    body = {"user": USER, "retrieve": 6, "recent": [ITEMS[3], [ITEMS[5], False]], "as_of": 60, "top_k": 4}
+    expected = session.score(Request(USER, retrieve=6, recent=RECENT, as_of=60, top_k=4))
+    with serving(Pool(session.another, 1, 4)) as service:
+        answers = [
+            json.loads(session.score_json(json.dumps(body)).text),
+            service.ask("POST", "/v1/score", json.dumps(body).encode()).json,
+            json.loads(run_program("pipe", folder, stdin=json.dumps(body).encode()).out),
+        ]
+    for answer in answers:
+        assert [score["item"] for score in answer["scores"]] == expected.items.tolist()
+        np.testing.assert_allclose([score["log_odds"] for score in answer["scores"]], expected.log_odds, atol=1e-5)
 
 
 def test_a_request_and_its_tokens(session: runtime.Session) -> None:

@@ -77,6 +77,8 @@ def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
 def test_a_service_limits_the_length_of_lists(service: Service, field: str) -> None:
     reply = service.score(**{"user": 100, "items": [3], field: [3] * 51})
     assert (reply.status, reply.json) == (422, {"error": f"{field} has 51 entries, expected at most 50"})
+    reply = service.score(user=100, retrieve=51)
+    assert (reply.status, reply.json) == (422, {"error": "retrieve is 51, expected at most 50"})
 
 
 def test_the_guide_names_the_limits() -> None:

@@ -118,6 +118,20 @@ def test_an_answered_request_is_traced(bundle: Path, tmp_path: Path, fields: dic
     assert mean == pytest.approx(1 - len(best & answered) / 4) and mean != 0
 
 
+def test_an_audit_names_what_was_retrieved(bundle: Path, tmp_path: Path) -> None:
+    """A later catalog may retrieve other items."""
+    write_watched(bundle)
+    with Audited(bundle, log=tmp_path / "audit.jsonl") as service:
+        job = ScoreJob(body=json.dumps({"user": USERS[0], "retrieve": 12, "recent": [ITEMS[0], [ITEMS[1], False]]}).encode())
+        items = [score["item"] for score in service.submit(job)["scores"]]
+        wait(lambda: service.watch.slates > 0)
+    (audit,) = service.logged(tmp_path / "audit.jsonl")
+    assert audit.request == {"user": USERS[0], "recent": [ITEMS[0], [ITEMS[1], False]], "items": items}
+    with runtime.open(bundle) as session:
+        recent = [(ITEMS[0], True), (ITEMS[1], False)]
+        np.testing.assert_allclose(audit.log_odds, session.trace(USERS[0], items, recent=recent), atol=1e-5)
+
+
 def test_a_requests_own_top_k_is_not_the_policys(bundle: Path) -> None:
     """It says how many answers there are, not where candidates stop."""
     write_watched(bundle, top_k=TopK(6, True, (0.1, 0.1), (0.1, 0.1)))

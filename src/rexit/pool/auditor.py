@@ -92,8 +92,8 @@ class Auditor:
         """Has the session trace the request, and takes the loss. Returns False if it was interrupted."""
         begin = time.monotonic()
         try:
-            log_odds = job.trace(session, texts)
-            self._take(Audit(round(time.time(), 3), job.document(), log_odds, watch.sha256), watch)
+            fields, log_odds = job.trace(session, texts)
+            self._take(Audit(round(time.time(), 3), fields, log_odds, watch.sha256), watch)
         except CancelledError:
             return False
         except Exception as exc:  # an audit must not end the thread that answers requests

@@ -111,12 +111,9 @@ class Job(ABC):
         """Returns the session's answer. texts: those of the session's bundle. rule: options in place of the policy."""
 
     @abstractmethod
-    def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, float32 [candidates, exits]."""
-
-    @abstractmethod
-    def document(self) -> dict[str, Any]:
-        """Returns the request's fields."""
+    def trace(self, session: Session, texts: Texts) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """Returns the request's fields, which name what it retrieved as `items`, and every exit's raw log-odds, float32
+        [candidates, exits]."""
 
     @property
     def follows_policy(self) -> bool:
@@ -155,15 +152,20 @@ class ScoreJob(Job):
         answer = session.score_json(self.body, waited_us=round(waited_s * 1e6), deadline_us=deadline_us, **rule)
         return Answer(answer.text, answer.stats, waited_s, self.names_user and not answer.stats.known_user)
 
-    def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
-        return session.trace_json(self.body)
+    def trace(self, session: Session, texts: Texts) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        fields = self._fields()
+        if "retrieve" not in fields:
+            return fields, session.trace_json(self.body)
+        trace = session.trace_with_stats(Request(**fields))
+        del fields["retrieve"]
+        return {**fields, "items": np.asarray(trace.items, object).tolist()}, trace.log_odds
 
-    def document(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         return {name: value for name, value in msgspec.json.decode(self.body).items() if value is not None}
 
     @property
     def follows_policy(self) -> bool:
-        return "force_exit" not in self.document()
+        return "force_exit" not in self._fields()
 
 
 def _as_it_is(ranking: Ranking) -> Any:
@@ -210,17 +212,14 @@ class TextsJob(Job):
         content = self.form(Ranking(scores, truncated, session.info.variant))
         return Answer(content, scores.stats, waited_s, truncated=sum(truncated))
 
-    def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
-        return session.trace(self._request(texts)[0])
-
-    def document(self) -> dict[str, Any]:
+    def trace(self, session: Session, texts: Texts) -> tuple[dict[str, Any], NDArray[np.float32]]:
         fields = {
             "instruction": self.instruction,
             "max_tokens_per_doc": self.max_document_tokens,
             "scores": self.scores,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        return {"documents": self.documents, "query": self.query, **given}
+        return {"documents": self.documents, "query": self.query, **given}, session.trace(self._request(texts)[0])
 
     @property
     def follows_policy(self) -> bool:

@@ -189,6 +189,8 @@ def _score_job(body: bytes, limits: Limits) -> ScoreJob:
         count = len(getattr(peek, name) or ())
         if count > limits.max_items:
             raise InputError(f"{name} has {count} entries, expected at most {limits.max_items}")
+    if (peek.retrieve or 0) > limits.max_items:
+        raise InputError(f"retrieve is {peek.retrieve}, expected at most {limits.max_items}")
     return ScoreJob(deadline_s=_deadline_s(peek.deadline_ms, limits), body=body, names_user=peek.candidates is None)
 
 
@@ -269,6 +271,7 @@ _EXAMPLES = {
     "ScoreRequest": [
         {"user": 196, "items": [242, 302, 377], "top_k": 2, "deadline_ms": 50},
         {"user": 99999, "items": [181, 210], "recent": [50, [288, False]]},
+        {"user": 196, "retrieve": 200, "top_k": 10},
     ],
     "RerankRequest": [{"query": "wing drag", "documents": ["A wing …", "Heat …"], "top_n": 1}],
 }
@@ -290,7 +293,7 @@ class Score(msgspec.Struct):
 
 
 class ScoreAnswer(msgspec.Struct):
-    """Scores in the order of the items or, with `top_k`, best first."""
+    """Scores in the order of the items or of retrieval; with `top_k`, best first."""
 
     variant: str
     scores: list[Score]

@@ -34,6 +34,7 @@ class Peek(msgspec.Struct):
     """What the service itself must know of a request in JSON; `rexit.request.Request` describes all of it."""
 
     items: list[msgspec.Raw] | None = None
+    retrieve: int | None = None
     recent: list[msgspec.Raw] | None = None
     candidates: list[msgspec.Raw] | None = None
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None = None

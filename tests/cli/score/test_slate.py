@@ -10,6 +10,7 @@ import pytest
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.variants import QUANTIZED, add_variant
 from builders.policies import full_depth
+from rexit import runtime
 from rexit.bundle import Bundle
 from running.command import Run, assert_one_line
 
@@ -36,6 +37,15 @@ def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
     assert len(answers) == 3
 
 
+def test_items_are_retrieved(run: Run, place: Path) -> None:
+    score = ("score", place / "bundle", "--user", USER_IDS[0], "--json")
+    best = run(*score, "--retrieve", 5, "--top-k", 2)
+    with runtime.open(place / "bundle") as session:
+        items = session.score(USER_IDS[0], retrieve=5).items.tolist()
+        assert best.json["scores"] == session.score(USER_IDS[0], items, top_k=2).to_dict()["scores"]
+    assert best.json["scores"] == run(*score, f"--items={','.join(map(str, items))}", "--top-k", 2).json["scores"]
+
+
 def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -> None:
     """20240301 is no date but a number of seconds: without a word the history would be empty, or whole."""
     first, last = (Bundle.open(original / "bundle").catalog.info["order"][name] for name in ("first", "last"))
@@ -55,6 +65,9 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
     [
         (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
         (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
+        (("--user", 100, "--retrieve", 0), 2, "retrieve is 0, expected an integer from 1 to 2147483647"),
+        (("--user", 5, "--retrieve", 3), 2, "retrieve is 3, but user 5 likes no item that has an embedding"),
+        (("--user", 100, "--items", "3", "--retrieve", 3), 2, "retrieve is set, and so is items: expected one of them"),
         (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),
         (("--user", 100, "--items", '3, "4,""5"'), 2, "item '4,\"5': this catalog's item ids are 64-bit integers"),
         (("--user", 100, "--items", "3", "--recent", '"4,5:1"'), 2, "item '4,5': this catalog's item ids"),

@@ -129,7 +129,49 @@ TEST_F(RequestTest, TheNumberOfAnswersChangesNoExit) {
   }
 }
 
+TEST_F(RequestTest, CandidatesAreNamed) {
+  const auto items_of = [](Session& of, std::size_t count) {
+    std::vector<Id> ids;
+    for (std::size_t i = 0; i < count; ++i) ids.push_back(of.item(i));
+    return ids;
+  };
+  const auto none_left = [](Session& of, std::size_t count) {
+    refused([&] { of.item(count); }, REXIT_INVALID_ARGUMENT,
+            "candidate is " + std::to_string(count) + ", the session's last request had " + std::to_string(count));
+  };
+  none_left(session, 0);
+  const Request named = Request(106).items({88, 3, 8});
+  session.score(named);
+  EXPECT_EQ(items_of(session, 3), (std::vector<Id>{88, 3, 8}));
+  none_left(session, 3);
+  const Request retrieving = Request(106).retrieve(5).recent({8});
+  EXPECT_EQ(session.score(retrieving).scores.size(), 5u);
+  const std::vector<Id> items = items_of(session, 5);
+  const std::vector<float> log_odds = session.trace(retrieving).log_odds;
+  EXPECT_EQ(items_of(session, 5), items);
+  EXPECT_EQ(log_odds, session.trace(Request(106).items(items).recent({8})).log_odds);
+  EXPECT_EQ(session.prompt(retrieving).ends.size(), 6u);
+  for (const Id& id : items) EXPECT_NE(id, Id(8)) << "met";
+  session.score(Request(rexit::Tokens{{3}, {{5}, {6, 7}}}));
+  EXPECT_EQ(items_of(session, 2), (std::vector<Id>{0, 1})) << "token ids have numbers";
+  none_left(session, 2);
+  refusal(R"({"user": 5, "retrieve": 3})");
+  none_left(session, 0);
+  session.score(named);
+  session.trim();
+  none_left(session, 0);
+  Session texts{Bundle(bundles() + "/sound_with_string_ids/bundle")};
+  texts.score(Request(Id("Z-ü0001")).retrieve(2));
+  for (const Id& id : items_of(texts, 2)) EXPECT_EQ(std::get<std::string>(id).find("-ü00"), 1u);
+}
+
+TEST_F(RequestTest, WhatIsNoNumberIsNotRetrieved) {
+  Session damaged{Bundle(bundles() + "/embedding_of_a_candidate_that_is_nan/bundle")};
+  refused([&] { damaged.score(Request(106).retrieve(3)); }, REXIT_CORRUPT, "`embeddings` of item row");
+}
+
 TEST(RequestBuilder, WritesWhatItIsTold) {
+  EXPECT_EQ(Request(1).retrieve(200).top_k(10).json(), R"({"user":1,"retrieve":200,"top_k":10})");
   EXPECT_EQ(Request(1).items({Id("a\"\\\n\x1f"), 7}).recent({3, Id("ü")}, {1, 0}).as_of(-5).json(),
             R"({"user":1,"items":["a\"\\\u000a\u001f",7],"recent":[3,["ü",false]],"as_of":-5})");
   EXPECT_EQ(

@@ -728,10 +728,25 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Int8Products,
 TEST(InnerProducts, AreTheSameToTheBitWithEveryInstructionSet) {
   for (const std::size_t width : {0, 1, 7, 8, 9, 64, 100}) {
     constexpr std::size_t count = 5;
-    const std::vector<float> x = normal(width), rows = normal(count * width);
+    const std::vector<float> x = normal(width);
+    std::vector<float> rows(count * width);
+    std::vector<std::uint16_t> halves(rows.size());  // every kind of finite one
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      halves[i] = static_cast<std::uint16_t>((i * 31 + width) * 2011 & 0xbbff);
+      rows[i] = from_half(halves[i]);
+    }
     for (const Table* with : tables()) {
-      std::vector<double> products(count);
+      std::vector<double> products(count), of_halves(count);
       with->inner_products(x.data(), rows.data(), count, width, products.data());
+      with->half_products(x.data(), halves.data(), count, width, of_halves.data());
+      EXPECT_EQ(of_halves, products) << with->lanes << " lanes, width " << width;
+      for (const std::uint16_t infinite : {0x7c00, 0xfc00, 0x7e00}) {
+        if (width == 0) continue;
+        std::vector<std::uint16_t> damaged = halves;
+        damaged[2 * width + width / 2] = infinite;
+        with->half_products(std::vector<float>(width).data(), damaged.data(), count, width, of_halves.data());
+        for (std::size_t row = 0; row < count; ++row) EXPECT_EQ(std::isfinite(of_halves[row]), row != 2);
+      }
       for (std::size_t row = 0; row < count; ++row) {
         double sums[8] = {};
         const std::size_t whole = width / 8 * 8;

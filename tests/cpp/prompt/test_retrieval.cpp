@@ -28,6 +28,8 @@ TEST(Retrieval, EveryLongSearchEndsOnceTheCallIsCancelled) {
   expect_end(2, [&] { retrieval.similar_liked(4); });
   expect_end(3, [&] { retrieval.nearest(1, 2); });
   expect_end(3, [&] { retrieval.history_likes(); });
+  query.retrieve = 2;
+  refused<Error>([&] { retrieval.begin(query, deadline); }, REXIT_CANCELLED, "cancelled");
 }
 
 }  // namespace

@@ -33,6 +33,8 @@ void check_scores(const Opened& opened, std::string_view text, const rexit_call_
   REXIT_PROMISE(count != 0);
   for (std::size_t i = 0; i < count; ++i) {
     const rexit_score& score = scores[i];
+    rexit_item_id id{};
+    REXIT_PROMISE(ok(rexit_session_get_item(opened.session, score.item, &id)));
     if (score.exit == REXIT_NO_EXIT)
       REXIT_PROMISE(std::isnan(score.probability) && std::isnan(score.log_odds));
     else
