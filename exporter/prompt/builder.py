@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from rexit import _native
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.input_kinds import Value
-from rexit.bundle.inputs import Codes
+from rexit.bundle.inputs import Codes, Value
 from rexit.exporter.retriever.neighbours import Lists
 from rexit.ids import Id
 

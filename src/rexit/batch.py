@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from rexit import __version__, runtime
 from rexit.bundle import Bundle, Catalog, Id, check_writable, locked_file, write_file, write_json
 from rexit.bundle.files import replaced
-from rexit.bundle.input_kinds import Value
+from rexit.bundle.inputs import Value
 from rexit.delimited import read_lines
 from rexit.errors import BundleError, InputError, RexitError
 from rexit.ids import first_few, parse_id

@@ -14,7 +14,7 @@ from rexit.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rexit.bundle.input_kinds import Value
+    from rexit.bundle.inputs import Value
     from rexit.ids import Id
 
     Ids = Sequence[Id] | NDArray[Any]

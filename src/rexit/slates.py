@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rexit.bundle.catalog import Catalog, Split
-    from rexit.bundle.input_kinds import Value
+    from rexit.bundle.inputs import Value
     from rexit.ids import Id
     from rexit.request import Recent
 

@@ -17,8 +17,7 @@ from rexit.request import Request, summaries
 
 if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog
-    from rexit.bundle.input_kinds import Value
-    from rexit.bundle.inputs import Inputs
+    from rexit.bundle.inputs import Inputs, Value
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
