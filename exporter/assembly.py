@@ -23,7 +23,7 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
-from rexit.exporter.checkpoints.reranker_prompts import pair_tokenizer
+from rexit.exporter.checkpoints.rerankers import pair_tokenizer
 from rexit.exporter.gate.quality import Judged
 from rexit.exporter.graph.chain import Activations, Chain
 from rexit.exporter.graph.segment import SegmentModule

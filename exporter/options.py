@@ -43,7 +43,7 @@ class ExportOptions:
     accept_loss: write a variant that fails its gate, or that the slates are too few to judge.
     accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
     label_ids: token ids of `no` and `yes`, for slates and a checkpoint that does not name them; None: it does.
-    reranker: what a reranker reads around a query and a document, see `rexit.exporter.checkpoints.reranker_prompts`; None: the
+    reranker: what a reranker reads around a query and a document, see `rexit.exporter.checkpoints.rerankers`; None: the
         checkpoint says it.
     with_tokenizer: put the checkpoint's tokenizer.json into the bundle, so that Python and HTTP take text.
     """

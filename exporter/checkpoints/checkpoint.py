@@ -33,8 +33,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, to_json, typed, write_json
 from rexit.bundle.manifest import labels_of
 from rexit.errors import BundleError, CheckpointError, InputError
-from rexit.exporter.checkpoints.reranker_prompts import named_prompt
-from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_reranker
+from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, named_prompt, read_reranker
 from rexit.exporter.checkpoints.weights import decoder_model, encodes, files, layers, located
 from rexit.exporter.libraries import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
@@ -102,7 +101,7 @@ def load_checkpoint(
         exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
         head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
         labels: token ids of the answers, as `Catalog.labels`. `shared` needs them unless `exits.json` has them; both must agree.
-        reranker: a known prompt or a file with one, see `reranker_prompts`; None: the checkpoint's own.
+        reranker: a known prompt or a file with one, see `rerankers`; None: the checkpoint's own.
 
     Raises:
         CheckpointError: the checkpoint is missing, truncated, without heads or of an unsupported kind.

@@ -40,8 +40,7 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, check_exits, load_checkpoint, read_exits, save_checkpoint
-from rexit.exporter.checkpoints.reranker_prompts import pair_prompt, positive_label
-from rexit.exporter.checkpoints.rerankers import read_reranker
+from rexit.exporter.checkpoints.rerankers import pair_prompt, positive_label, read_reranker
 from rexit.exporter.checkpoints.sentence_modules import write_scores
 from rexit.exporter.checkpoints.weights import decoder_model, encodes, layers, located
 from rexit.exporter.libraries import log, quiet

@@ -67,7 +67,7 @@ def test_all_splits_have_queries_and_each_query_one() -> None:
 def test_the_prompt_is_a_rerankers(tmp_path: Path) -> None:
     import cranfield
 
-    from rexit.exporter.checkpoints.reranker_prompts import named_prompt
+    from rexit.exporter.checkpoints.rerankers import named_prompt
 
     (tmp_path / "prompt.json").write_text(json.dumps(cranfield.PROMPT))
     assert named_prompt(str(tmp_path / "prompt.json")).answers == {"no": " no", "yes": " yes"}

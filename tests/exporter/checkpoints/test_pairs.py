@@ -17,7 +17,7 @@ from builders.models.encoders import write_encoder, write_tokenizer
 from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
-from rexit.exporter.checkpoints.reranker_prompts import first_position, pair_tokenizer
+from rexit.exporter.checkpoints.rerankers import first_position, pair_tokenizer
 from rexit.prompts.texts import TextEncoder
 
 PAIRS, MOST = 1000, 40

@@ -28,7 +28,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rexit.exporter.checkpoints.reranker_prompts import KNOWN
+from rexit.exporter.checkpoints.rerankers import KNOWN
 from rexit.exporter.heads.frozen_heads import load_base
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import Encoder
