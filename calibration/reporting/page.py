@@ -90,8 +90,8 @@ def _rules(policy: Mapping[str, Any], exits: Sequence[Mapping[str, Any]]) -> str
     rules = [f"The last {heads} heads must agree on the sign of c." if heads > 1 else "One head decides."]
     if policy["quorum"]:
         rules.append(f"Where at most {policy['quorum']} of a slate are left after an exit, they stop too.")
-    if kept := ", ".join(f"{exit['keep']} {exit_name(exit['layers'])}" for exit in exits if "keep" in exit):
-        rules.append(f"At most so many candidates of a slate go on, those with the largest c: {kept}.")
+    if limits := ", ".join(f"{exit['keep']} {exit_name(exit['layers'])}" for exit in exits if "keep" in exit):
+        rules.append(f"At most so many candidates of a slate go on, those with the largest c: {limits}.")
     if top_k:
         known = "its rank among the best" if top_k["ordered"] else "whether it is among the best"
         rules.append(f"A candidate stops once it is known {known} {top_k['k']} of its slate.")

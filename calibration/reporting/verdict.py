@@ -120,8 +120,8 @@ def judge(
     if doubt is None:
         return verdict
     written = "full depth" if decision.chosen is None else _speed(table)
-    kept = "A policy can only keep that ranking." if depths[0] else "Exits that read exit zero too may rank better than it."
-    summary = (doubt, kept, f"The policy written is {written}.", *(() if labelled else (NO_LABELS,)))
+    reach = "A policy can only keep that ranking." if depths[0] else "Exits that read exit zero too may rank better than it."
+    summary = (doubt, reach, f"The policy written is {written}.", *(() if labelled else (NO_LABELS,)))
     headline = verdict.headline if verdict.action == CHECK_MODEL else "Check the model first"
     return replace(verdict, action=CHECK_MODEL, headline=headline, summary=summary)
 

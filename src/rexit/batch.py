@@ -419,8 +419,10 @@ def _inputs(
     texts = [json.dumps(row) for row in cells]
     distinct = dict(sorted(dict(zip(texts, cells, strict=True)).items()))
     places = {text: n for n, text in enumerate(distinct)}
-    given = [{**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in distinct.values()]
-    return given, np.array([places[text] for text in texts], np.int64)[number.ravel()]
+    rows = [
+        {**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in distinct.values()
+    ]
+    return sets_of_values, np.array([places[text] for text in texts], np.int64)[number.ravel()]
 
 
 def _value(cell: Any) -> Value | None:
@@ -513,8 +515,8 @@ def score_files(
                 with replaced(out, flushed=True) as temporary:
                     _write(temporary, out.suffix, scored, scorer.columns, process.catalog)
             except BaseException:
-                if kept := sum(sum(map(len, part)) for path, part in paths if path.exists()):
-                    say(f"{folder} has the {kept} pairs scored so far; the same command continues from there")
+                if scored_pairs := sum(sum(map(len, part)) for path, part in paths if path.exists()):
+                    say(f"{folder} has the {scored_pairs} pairs scored so far; the same command continues from there")
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise

@@ -159,7 +159,7 @@ def slate_attention(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
     graph = model.graph
     groups = next((value for value in graph.inputs if value.name == GROUPS), None)
-    matches = [(node, found) for node in graph if groups is not None and (found := _match(node, groups))]
+    matches = [(node, match) for node in graph if groups is not None and (match := _match(node, groups))]
     for node, (inputs, window) in matches:
         assert inputs[0].shape is not None
         head_dim = inputs[0].shape[3]
@@ -239,7 +239,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[tuple[ir.Value, ...], float
     if query is None or query.shape is None or query.dtype != ir.DataType.FLOAT or groups.shape is None:
         return None
     key, value = _past_and_new(keys), _past_and_new(values)
-    if key is None or value is None or mask is None or (seen := _own_group(mask, groups)) is None:
+    if key is None or value is None or mask is None or (window := _own_group(mask, groups)) is None:
         return None
     shapes = [operand.shape for operand in (query, *key, *value)]
     if any(shape is None or len(shape) != 4 or shape[0] != 1 or shape[3] != query.shape[3] for shape in shapes):
@@ -249,7 +249,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[tuple[ir.Value, ...], float
     heads, kv_heads = query.shape[1], key[1].shape[1]  # type: ignore[index]
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads or not isinstance(query.shape[3], int):
         return None
-    return (query, key[1], value[1], key[0], value[0], groups), seen[0]
+    return (query, key[1], value[1], key[0], value[0], groups), window[0]
 
 
 def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:

@@ -121,9 +121,9 @@ class _Tops:
 
     def lost(self, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """Returns the share of each slate's first k that is lost, float64 [S], nan where it has at most k candidates."""
-        kept = np.full(len(self._large), np.nan)
-        kept[self._large] = np.add.reduceat((self._first(score) & self._reference).astype(np.int64), self._starts) / self._k
-        return 1 - kept
+        overlap = np.full(len(self._large), np.nan)
+        overlap[self._large] = np.add.reduceat((self._first(score) & self._reference).astype(np.int64), self._starts) / self._k
+        return 1 - overlap
 
     def _first(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether each pair of a large slate is among its first k."""
