@@ -419,10 +419,8 @@ def _inputs(
     texts = [json.dumps(row) for row in cells]
     distinct = dict(sorted(dict(zip(texts, cells, strict=True)).items()))
     places = {text: n for n, text in enumerate(distinct)}
-    rows = [
-        {**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in distinct.values()
-    ]
-    return sets_of_values, np.array([places[text] for text in texts], np.int64)[number.ravel()]
+    values_of = [{**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in distinct.values()]
+    return values_of, np.array([places[text] for text in texts], np.int64)[number.ravel()]
 
 
 def _value(cell: Any) -> Value | None:
