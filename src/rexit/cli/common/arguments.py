@@ -39,7 +39,7 @@ RerankerOption = Annotated[
 ]
 
 SUMMARIES = summaries()
-ITEMS = f"{SUMMARIES['items']} Separated by commas, quoted as in CSV."
+ITEMS = f"{SUMMARIES['items']} Commas between, quoted as in CSV."
 
 AsOfOption = Annotated[str | None, typer.Option(help=f"{SUMMARIES['as_of']} A number, date or time.")]
 InputOption = Annotated[list[str] | None, typer.Option("--input", help=f"NAME=VALUE. {SUMMARIES['inputs']}")]

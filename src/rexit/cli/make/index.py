@@ -50,28 +50,24 @@ def index(
         Path | None, typer.Option("--from", help="Extend this catalog, for its model, by what happened since.")
     ] = None,
     zero: Annotated[Path | None, typer.Option(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="ROLE=NAME, of user, item, rating, time, score, weight, split.")
-    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME: user, item, rating, time, score, weight, split.")] = None,
     positive_at: Annotated[
         float | None, typer.Option(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")
     ] = None,
-    implicit: Annotated[
-        bool, typer.Option("--implicit", help="No ratings: all are likes; --candidates says what else is in slates.")
-    ] = False,
+    implicit: Annotated[bool, typer.Option("--implicit", help="No ratings: all are likes; see --candidates.")] = False,
     candidates: Annotated[
         str | None,
         typer.Option(help=f"Of slates: {EXPECTED}. N for each like, or in all. Default: rated."),
     ] = None,
     order: Annotated[str, typer.Option(help="What came first: time, file or random.")] = _DEFAULT.order,
-    split: Annotated[str | None, typer.Option(help="user:A,B, time:A,B or leave-last:V,T. Default: user:0.8,0.9.")] = None,
+    split: Annotated[str | None, typer.Option(help="user:0.8,0.9 (default), time:A,B or leave-last:V,T.")] = None,
     retriever_config: Annotated[
         Path | None, typer.Option(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
     ] = None,
     item_embeddings: Annotated[Path | None, typer.Option(help="Instead of LightGCN's: .parquet or .npy.")] = None,
     user_embeddings: Annotated[Path | None, typer.Option(help="Of users. Default: made of the items they like.")] = None,
     embeddings_as_of: Annotated[str | None, typer.Option(help="Embeddings know what happened before this time.")] = None,
-    seed: Annotated[int, typer.Option(help="Of training, --order random and drawn candidates.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of training, candidates and a random order.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.

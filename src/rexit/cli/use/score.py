@@ -43,7 +43,7 @@ def score(
     items: Annotated[str | None, _slate(help=ITEMS)] = None,
     retrieve: Annotated[int | None, _slate(help=SUMMARIES["retrieve"])] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
-    scores: Annotated[str, _slate(help=f"{SUMMARIES['scores']} Separated by commas.")] = "",
+    scores: Annotated[str, _slate(help=f"{SUMMARIES['scores'].rstrip('.')}, by commas.")] = "",
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, score, input.NAME.")] = None,
