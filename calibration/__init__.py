@@ -10,7 +10,7 @@ report.html and traces.safetensors. The data moves in this order:
     evaluation     where candidates stop -> cost, and expected losses
     search         thresholds, patience and rules for slates -> the cheapest within a budget
     certify        losses of users -> a guarantee
-    candidates     the search's policies, certified on users who had no part in choosing
+    policies       the search's policies, certified on users who had no part in choosing
     audit_limits   the same users' losses without labels -> the limits that a service watches
     decision       choose, certify, compare on the test split -> the policy
     probabilities  sampled negatives -> a shift; probabilities and labels -> how right they are

@@ -23,7 +23,10 @@ from rexit.baselines import Scores
 from rexit.bundle import Policy
 from rexit.calibration import audit_limits, metrics
 from rexit.calibration import maps as choice_of_maps
-from rexit.calibration.candidates import (
+from rexit.calibration.evaluation import Evaluation
+from rexit.calibration.goal import Goal
+from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
+from rexit.calibration.policies import (
     Candidate,
     certify_in_order,
     cheapest_certified,
@@ -32,9 +35,6 @@ from rexit.calibration.candidates import (
     policy_of,
     users_needed,
 )
-from rexit.calibration.evaluation import Evaluation
-from rexit.calibration.goal import Goal
-from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
 from rexit.calibration.traces import Traces, split_users
 from rexit.errors import InputError
 from rexit.measure import Costs, depth_name
@@ -110,7 +110,7 @@ def decide(
        by user, the policy those of all choosing users. Losses are counted against full depth: what the runtime answers at the
        last exit, by the same maps.
     3. For each of many budgets up to `max_drop`, the cheapest policy that is expected to stay within it; of these the likeliest
-       to pass, and ever cheaper ones (see `candidates`).
+       to pass, and ever cheaper ones (see `policies`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, up to the first that fails.
     5. The cheapest certified policy; full depth, by the same maps, if none saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import CalibrationOptions, calibrate, calibration, candidates
+from rexit.calibration import CalibrationOptions, calibrate, calibration, policies
 from rexit.errors import script
 from rexit.measure import Conditions, CostProfile, SegmentCost
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--expected", type=float, help="no policy that is expected to lose more")
     args = parser.parse_args()
     if args.expected:
-        candidates.BUDGETS = tuple(share for share in candidates.BUDGETS if share * args.max_drop <= args.expected)
+        policies.BUDGETS = tuple(share for share in policies.BUDGETS if share * args.max_drop <= args.expected)
     bundle = Bundle.open(args.bundle, args.variant)
     layers = np.diff(bundle.manifest.exits, prepend=0)
     segments = tuple(SegmentCost(0.0, float(count), 0.0, float(count)) for count in layers)

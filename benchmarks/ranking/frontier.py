@@ -28,9 +28,9 @@ from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import maps, metrics
-from rexit.calibration.candidates import explored, policy_of
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import CalibrationOptions, Goal
+from rexit.calibration.policies import explored, policy_of
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, join, split_users
 from rexit.errors import script
 from rexit.measure import depth_name

@@ -47,11 +47,11 @@ from safetensors import safe_open
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import certify, metrics
-from rexit.calibration.candidates import in_order, margin, score_of
 from rexit.calibration.decision import decide
 from rexit.calibration.evaluation import Evaluation, Expectation
 from rexit.calibration.goal import Goal
 from rexit.calibration.maps import apply
+from rexit.calibration.policies import in_order, margin, score_of
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, split_users
 from rexit.errors import script
 from rexit.measure import Costs

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.decision import FULL_DEPTH, LAST_HEAD, Baseline, Decision, Interval, Row
 from rexit.calibration.goal import CalibrationOptions
+from rexit.calibration.policies import MIN_SAVING
 from rexit.calibration.probabilities import Split, diagram, table_of
 from rexit.calibration.reporting import verdict
 from rexit.calibration.traces import Traces

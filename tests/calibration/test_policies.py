@@ -8,11 +8,11 @@ from builders.decisions import decide_on
 from builders.traces import traces
 from rexit.audit.betting import Tail
 from rexit.calibration import certify
-from rexit.calibration.candidates import in_order, margin
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.maps import apply
 from rexit.calibration.metrics import parse
+from rexit.calibration.policies import in_order, margin
 from rexit.calibration.traces import split_users
 
 
