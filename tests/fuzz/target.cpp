@@ -93,6 +93,15 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
     if (ok(rexit_session_prompt(session, json.data(), json.size(), &prompt)))
       REXIT_PROMISE(prompt.candidate_count == candidates && prompt.ends[candidates] <= info.max_positions * candidates);
   }
+  const std::string retrieving =
+      R"({"user":)" + std::string((info.string_user_ids != 0 ? named : users)[0]) + R"(,"retrieve":2,"recent":[)" + last + "]}";
+  const rexit_score* scores = nullptr;
+  std::size_t count = 0;
+  if (ok(rexit_session_score(session, retrieving.data(), retrieving.size(), nullptr, &scores, &count, nullptr))) {
+    REXIT_PROMISE(count == 1 || count == 2);
+    rexit_item_id id{};
+    for (std::size_t i = 0; i < count; ++i) ok(rexit_session_get_item(session, i, &id));
+  }
   if (session_bytes <= max_session_bytes) ok(rexit_session_warm_up(session));
   ok(rexit_session_trim(session));
   rexit_session_destroy(session);
