@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS, ZERO, Catalog
+from rexit.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
@@ -34,7 +34,7 @@ from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_un
 from rexit.exporter.catalog.catalog_files import check_place, seal, write_splits, write_tables
 from rexit.exporter.catalog.input_columns import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
-from rexit.exporter.catalog.source_tables import extended_vectors, write_vectors
+from rexit.exporter.catalog.source_tables import Encoded, extended_vectors, write_vectors
 from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, ExtendedPieces, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
@@ -120,14 +120,16 @@ class _Tables:
     """What the catalog's tables are made of.
 
     ids: of `user` and `item`, by row. interactions: sorted by (user, time, item). fields: the `field.NAME` tensors of each
-    table. pieces: of pieces.safetensors. space: embeddings. lists: of users, if searches scan lists. neighbours: similar users of
-    a user. own: whether users are searched for by their own rows.
+    table. pieces: of pieces.safetensors. vectors: the columns of item vectors that exit zero can read. space: embeddings.
+    lists: of users, if searches scan lists. neighbours: similar users of a user. own: whether users are searched for by their own
+    rows.
     """
 
     ids: Mapping[str, pl.Series]
     interactions: pl.DataFrame
     fields: Mapping[str, catalog_files.Tensors]
     pieces: catalog_files.Tensors
+    vectors: Encoded
     space: fold_in.Space
     lists: Lists | None
     neighbours: int
@@ -144,6 +146,7 @@ class _Tables:
                 "fold_in": self.space.fold_in,
                 **catalog_files.ratings(self.interactions, len(self.ids["item"])),
                 **self.fields["item"],
+                **{VECTOR + name: rows for name, rows in self.vectors.items()},
             },
         )
         yield "pieces.safetensors", self.pieces
@@ -166,18 +169,28 @@ def _built(
 ) -> dict[str, Any]:
     """Writes a new catalog. Returns catalog.json."""
     options.check()
-    if options.zero is not None:
-        if not template.zero:
-            raise InputError(f"{options.zero}: {template.path} has no exit zero to read it")
-        Graph(options.zero, len(template.zero))
+    if options.zero is not None and template.zero == ():
+        raise InputError(f"{options.zero}: {template.path} has no exit zero to read it")
     check_columns(options, template, files.interactions, files.items, files.users)
     catalog, info = _with_tables(folder, files, Language.load(tokenizer, template), options, progress)
-    if catalog.numbers:
-        info["zero"] = write_zero(folder, catalog, options.zero, progress)
-        if "none" in info["zero"]:
+    if numbers := catalog.numbers:
+        read, info["zero"] = write_zero(folder, catalog, options.zero, progress, choose=template.zero is None)
+        info["prompt"]["numbers"] = read
+        if not read:
             del info["prompt"]["numbers"]
+        if read != numbers:
+            _drop_vectors(folder, catalog)
     seal(folder, info)
     return info
+
+
+def _drop_vectors(folder: Path, catalog: Catalog) -> None:
+    """Writes the items' table again, without the columns of vectors that exit zero does not read."""
+    kept = {VECTOR + name for name in catalog.vector_columns}
+    items = catalog.item_table
+    if any(name.startswith(VECTOR) and name not in kept for name in items):
+        tensors = {name: rows for name, rows in items.items() if not name.startswith(VECTOR) or name in kept}
+        catalog_files.write_tensors(folder / "items.safetensors", tensors)
 
 
 def _with_tables(
@@ -199,6 +212,8 @@ def _with_tables(
     embeddings = _read_embeddings(data, options, files.interactions, files.items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.inputs, progress)
+    if options.zero is not None:
+        Graph(options.zero, len(compiled.prompt["numbers"]))
     info = _info(data, language, compiled, options)
     if (ids := VectorIds.of(info, str(template.path))) and ids.too_many:
         raise InputError(f"{template.path}: {ids.too_many}")
@@ -216,6 +231,7 @@ def _with_tables(
         data.interactions,
         {what: catalog_files.field_tensors(compiled.fields, what) for what in ("user", "item")},
         compiled.pieces,
+        compiled.vectors,
         space,
         lists,
         options.neighbours,
@@ -380,7 +396,8 @@ def _extended(
         what: pieces.fields(what, part.texts, part.text_rows, part.old_rows, len(part.ids)) for what, part in entities.items()
     }
     items = entities["item"]
-    vectors = extended_vectors(old, items.texts, items.text_rows, items.old_rows, len(items.ids))
+    read = {name: old.item_table[VECTOR + name] for name in old.vector_columns}
+    vectors = extended_vectors({**old.encoded, **read}, items.texts, items.text_rows, items.old_rows, len(items.ids))
     data = merge(old, frame, entities, options, files.interactions)
     progress("tables", 1, 1)
     progress("fold in", 0, 1)
@@ -392,11 +409,13 @@ def _extended(
     rated = np.bincount(data.interactions["item"].to_numpy(), minlength=len(items.ids)) > 0
     unplaced = int((rated & ~nonzero_rows(space.items)).sum())
     ids = {what: part.ids for what, part in entities.items()}
-    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), space, lists, int(old.user_table["similar"].shape[1]))
+    own = {name: vectors[name] for name in read}
+    neighbours = int(old.user_table["similar"].shape[1])
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours)
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
     if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
         raise InputError(f"{old.path}: {vector_ids.too_many}")
-    info |= write_vectors(folder, vectors)
+    info |= write_vectors(folder, {name: vectors[name] for name in old.encoded})
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)
     catalog = write_tables(folder, info, parts.content(progress))

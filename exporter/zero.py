@@ -4,10 +4,15 @@ TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with
 1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
    (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
    that they read. Each user's first slate is among them, for users without a history.
-2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others. The simplest
-   model is chosen whose loss is within TOLERANCE of the least: a logistic one, or else the fewest leaves in all, over trees of
-   up to 16. With fewer than MIN_USERS, or judges of one label, it is the logistic one.
-3. The chosen model is fitted on all users' pairs.
+2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others.
+3. Unless the template says what is read, they choose the numbers. In the order of their cost, dearest first, each is left out for
+   good unless its gain, what trees lose without it, is more than TOLERANCE of the least loss so far. All `similar_like_rate`
+   share a search, which takes longer than all other numbers: they have to gain TOLERANCE for each of its begun milliseconds,
+   and their gain counts less its standard error over users. These prices are our choice.
+4. Then they choose the model: the simplest whose loss is within TOLERANCE of the least: a logistic one, or else the fewest
+   leaves in all, over trees of up to 16.
+5. With fewer than MIN_USERS, or judges of one label, the model is logistic, and reads all numbers that need no search.
+6. The chosen model is fitted on all users' pairs.
 
 Validation's and test's interactions neither fit nor choose; the same users' earlier ones, in the train split, may.
 """
@@ -15,8 +20,8 @@ Validation's and test's interactions neither fit nor choose; the same users' ear
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,19 +230,27 @@ def zero_log_odds(catalog: Catalog, slates: Sequence[Slate]) -> list[NDArray[np.
 
 
 MAX_PAIRS = 200_000
+MAX_CHOICE_PAIRS = 100_000
+"""Of which the numbers are chosen."""
 SIZE = 5
 """Pairs of a slate. Of long slates, a short history would have only the first, which knows nothing."""
 LEAVES = (4, 8, 16)
 """Of a tree."""
 MAX_TREES = 100
 TOLERANCE = 0.002
-"""Of the least log loss, that a simpler model may lose."""
+"""Of the least log loss, that a simpler model may lose, and a model without a number."""
 MIN_USERS = 50
 """With fewer training users the judges are too few. On MovieLens, trees then ranked below a logistic model."""
+CHOICE_TREES, CHOICE_LEAVES = 60, 8
+"""Of the models that numbers are chosen by, at most."""
+ROW_US = 0.3
+"""Microseconds of a user's row in a search, some 900 instructions."""
 _RATE = 0.2
 
 
-def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
+def write_zero(
+    folder: Path, catalog: Catalog, own: Path | None = None, progress: Progress = silent, *, choose: bool = False
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Writes zero.onnx into a catalog's folder.
 
     Args:
@@ -245,33 +258,55 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
         catalog: The catalog there, with splits and snapshots.
         own: A graph to copy instead of fitting one.
         progress: Called with "exit zero", the slates read and in all.
+        choose: Whether to choose among the catalog's numbers.
 
     Returns:
-        How it was made, for catalog.json; `none`: why there is no graph: training pairs are of one label.
+        The numbers that it reads, as ops; empty: there is no graph. And how it was made, for catalog.json; `none`: why there is
+        no graph: training pairs are of one label.
 
     Raises:
         InputError: `own` is no such graph.
     """
-    pairs = _pairs(catalog, progress)
+    choose, numbers = choose and own is None, catalog.numbers
+    pairs, whole = _pairs(catalog, progress, MAX_CHOICE_PAIRS if choose else MAX_PAIRS)
     if own is not None:
         graph = Graph(own, pairs.numbers.shape[1])
         for rows in (pairs.numbers[:1], pairs.numbers):
             graph.log_odds(rows)
         (folder / ZERO).write_bytes(own.read_bytes())
-        return {"file": own.name}
+        return numbers, {"file": own.name}
 
     liked = pairs.liked[pairs.fits]
     if liked.all() or not liked.any():
-        return {"none": f"{len(liked)} training pairs of one label only"}
-    numbers, weights = pairs.numbers[pairs.fits], pairs.weights_of(pairs.fits)
-    counts = np.array([op["op"].endswith("_count") for op in catalog.numbers])
+        return [], {"none": f"{len(liked)} training pairs of one label only"}
+    about: dict[str, Any] = {}
+    if choose:
+        read, about["choice"] = _chosen_numbers(pairs, numbers, search_us(catalog))
+        numbers = [numbers[column] for column in read]
+        if whole:
+            pairs = replace(pairs, numbers=pairs.numbers[:, read])
+        else:
+            prompt = {**catalog.info["prompt"], "numbers": numbers}
+            pairs, _ = _pairs(replace(catalog, info={**catalog.info, "prompt": prompt}), progress, MAX_PAIRS)
+            liked = pairs.liked[pairs.fits]
+    inputs, weights = pairs.numbers[pairs.fits], pairs.weights_of(pairs.fits)
+    counts = np.array([op["op"].endswith("_count") for op in numbers])
     trees, leaves, loss = _choose(pairs, counts)
-    summary = {"pairs": len(liked), "log_loss": loss}
+    about |= {"pairs": len(liked), "log_loss": loss}
     if not trees:
-        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts, weights)))
-        return {**summary, "logistic": True}
-    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked, weights)))
-    return {**summary, "trees": trees, "leaves": leaves}
+        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(inputs, liked, counts, weights)))
+        return numbers, {**about, "logistic": True}
+    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, inputs, liked, weights)))
+    return numbers, {**about, "trees": trees, "leaves": leaves}
+
+
+def search_us(catalog: Catalog) -> int:
+    """Microseconds of a search of similar users: an estimate from the rows that it reads, the same on every machine."""
+    users = len(catalog.users)
+    if catalog.probes is None:
+        return round(users * ROW_US)
+    lists = len(catalog.user_table["centres"])
+    return round((lists + catalog.probes * users / lists) * ROW_US)
 
 
 @dataclass(frozen=True)
@@ -291,7 +326,8 @@ class _Pairs:
         return None if self.weights is None else self.weights[rows]
 
 
-def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
+def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tuple[_Pairs, bool]:
+    """Reads at most about `limit` pairs; also returns whether these are all."""
     split, parts = runs(catalog, "train", SIZE)
     starts = np.array([part.start for part in parts])
     user, time, begins = split.users[starts], split.times[starts], catalog.snapshots["begins"]
@@ -301,37 +337,114 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     if not last.any():  # embeddings made after training
         last[:] = True
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
-    chosen = spread(np.flatnonzero(last | before | first).tolist(), MAX_PAIRS // SIZE)
+    places = np.flatnonzero(last | before | first).tolist()
+    chosen = spread(places, limit // SIZE)
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
     drawn = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
     numbers = PromptBuilder.of(catalog, "train").slate_numbers(drawn, None if split.scores is None else split.scores[rows])
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
     weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]
-    return _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)), weights)
+    pairs = _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)), weights)
+    return pairs, len(chosen) == len(places)
+
+
+@dataclass(frozen=True)
+class _Judges:
+    """The pairs to fit on and those that judge, masks [N]; of those that judge, users, labels and weights (None: all are 1)."""
+
+    fits: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, pairs: _Pairs) -> _Judges | None:
+        """None: there are too few."""
+        distinct = np.unique(pairs.users)
+        judges = np.isin(pairs.users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
+        fits, judged = pairs.before & ~judges, pairs.judged & judges
+        labels = pairs.liked[judged]
+        one_label = any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels))
+        if one_label or len(distinct) < MIN_USERS:
+            return None
+        return cls(fits, judged, pairs.users[judged], labels, pairs.weights_of(judged))
+
+    def loss(self, log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each pair that judges."""
+        return np.asarray(np.logaddexp(0, np.where(self.labels, -log_odds, log_odds)), np.float64)
+
+    def losses(
+        self, pairs: _Pairs, trees: int, leaves: int, columns: Sequence[int] | slice = slice(None)
+    ) -> list[NDArray[np.float64]]:
+        """The losses of the first, the first two, … of the trees, which read some of the numbers."""
+        numbers = pairs.numbers[:, columns]
+        model = _boosted(trees, leaves, numbers[self.fits], pairs.liked[self.fits], pairs.weights_of(self.fits))
+        return [self.loss(log_odds) for log_odds in model.staged_decision_function(numbers[self.judged])]
+
+    def mean(self, losses: NDArray[np.float64]) -> float:
+        return float(np.average(losses, weights=self.weights))
+
+    def error(self, differences: NDArray[np.float64]) -> float:
+        """The standard error of a mean over pairs, whose users are drawn."""
+        weights = np.ones(len(differences)) if self.weights is None else self.weights
+        _, owner = np.unique(self.users, return_inverse=True)
+        sums = np.bincount(owner, weights * (differences - self.mean(differences)))
+        return float(np.sqrt((sums**2).sum()) / weights.sum())
+
+
+_COSTS = ("similar_like_rate", "nearest_like_rate", "max_cosine", "mean_cosine", "gcn")
+"""Ops by what they cost, dearest first; all others are nearly free."""
+
+
+def _chosen_numbers(pairs: _Pairs, numbers: Sequence[dict[str, Any]], search: int) -> tuple[list[int], list[dict[str, Any]]]:
+    """The columns that exit zero reads, ascending, and what catalog.json says of each number. search: microseconds of a search
+    of similar users."""
+    searches = [column for column, op in enumerate(numbers) if op["op"] == _COSTS[0]]
+    judges, read = _Judges.of(pairs), list(range(len(numbers)))
+    if judges is None:
+        return [column for column in read if column not in searches], []
+    single = sorted(read, key=lambda column: _cost(numbers[column]), reverse=True)
+    groups = [(searches, TOLERANCE * math.ceil(search / 1000))] if searches else []
+    groups += [([column], TOLERANCE) for column in single]
+
+    def best(columns: Sequence[int]) -> NDArray[np.float64]:
+        return min(judges.losses(pairs, CHOICE_TREES, CHOICE_LEAVES, columns), key=judges.mean)
+
+    least = best(read)
+    about: dict[int, dict[str, Any]] = {}
+    for columns, price in groups:
+        rest = [column for column in read if column not in columns]
+        if len(rest) == len(read) or not rest:
+            continue
+        loss = best(rest)
+        gain = judges.mean(loss - least) / judges.mean(least)
+        error = judges.error(loss - least) / judges.mean(least) if columns == searches else 0.0
+        if gain - error <= price:
+            read = rest
+        entry = {"gain": round(gain, 5), "price": price}
+        entry |= {"error": round(error, 5), "search_us": search} if columns == searches else {}
+        about |= {column: {"number": numbers[column], "read": column in read, **entry} for column in columns}
+        least = min(least, loss, key=judges.mean)
+    return read, [about[column] for column in sorted(about)]
+
+
+def _cost(op: Mapping[str, Any]) -> tuple[int, int]:
+    return len(_COSTS) - _COSTS.index(op["op"]) if op["op"] in _COSTS else 0, op.get("limit", 0)
 
 
 def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float | None]:
     """Trees, leaves of each, both 0 for a logistic model, and the log loss of the users who judge; None if they are too few.
     counts: bool [F], the numbers that are counts."""
-
-    distinct = np.unique(pairs.users)
-    judges = np.isin(pairs.users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
-    fits, judged = pairs.before & ~judges, pairs.judged & judges
-    labels = pairs.liked[judged]
-    one_label = any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels))
-    if one_label or len(distinct) < MIN_USERS:
+    if (judges := _Judges.of(pairs)) is None:
         return 0, 0, None
-
-    def loss(log_odds: NDArray[np.float64]) -> float:
-        return float(np.average(np.logaddexp(0, np.where(labels, -log_odds, log_odds)), weights=pairs.weights_of(judged)))
-
+    fits = judges.fits
     logistic = Logistic.fit(pairs.numbers[fits], pairs.liked[fits], counts, pairs.weights_of(fits))
-    losses = {(0, 0): loss(logistic.log_odds(pairs.numbers[judged]))}
+    losses = {(0, 0): judges.mean(judges.loss(logistic.log_odds(pairs.numbers[judges.judged])))}
     for leaves in LEAVES:
-        model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits], pairs.weights_of(fits))
-        for trees, log_odds in enumerate(model.staged_decision_function(pairs.numbers[judged]), 1):
-            losses[trees, leaves] = loss(log_odds)
+        staged = judges.losses(pairs, MAX_TREES, leaves)
+        losses |= {(trees, leaves): judges.mean(loss) for trees, loss in enumerate(staged, 1)}
     most = min(losses.values()) * (1 + TOLERANCE)
     trees, leaves = min((size for size, value in losses.items() if value <= most), key=math.prod)
     return trees, leaves, losses[trees, leaves]

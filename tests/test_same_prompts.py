@@ -10,7 +10,8 @@ import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
-from builders.bundles.zero import MISSING, NUMBERS, column_graph, with_numbers, write_zero
+from builders.bundles.zero import COSINES, MISSING, NUMBERS, column_graph, with_numbers, write_zero
+from builders.bundles.zero import with_vectors as with_item_vectors
 from oracles.assembler import Assembler, Space
 from rexit import runtime
 from rexit.bundle import Catalog
@@ -169,8 +170,8 @@ def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callab
 
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
-    numbers = [*NUMBERS, {"op": "score"}]
-    contents = with_numbers(catalog_of(), numbers)
+    numbers = [*NUMBERS, *COSINES, {"op": "score"}]
+    contents = with_numbers(with_item_vectors(catalog_of()), numbers)
     scores = np.linspace(-30, 30, len(ITEM_IDS), dtype=np.float32)
     sessions = []
     for column in range(len(numbers)):

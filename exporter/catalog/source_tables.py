@@ -25,7 +25,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import FileEntry
 from rexit.bundle.vectors import MAX_WIDTH
 from rexit.delimited import is_tabbed, read_lines
@@ -204,10 +203,11 @@ def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = Fals
     """
     if name not in entities.columns:
         columns = ", ".join(column for column in entities.columns if column != "id")
-        raise InputError(f"the {what}s file has no column {name!r}, which prompts name; it has: {columns}")
+        reader = "exit zero or a prompt reads" if vectors else "prompts name"
+        raise InputError(f"the {what}s file has no column {name!r}, which {reader}; it has: {columns}")
     if holds_vectors(entities[name]) != vectors:
         actual, expected = ("texts", "vectors") if vectors else ("vectors", "texts")
-        raise InputError(f"the {what}s file: column {name!r} holds {actual}, prompts place {expected} of that name")
+        raise InputError(f"the {what}s file: column {name!r} holds {actual}, the template reads {expected} of that name")
     return entities[name]
 
 
@@ -320,27 +320,27 @@ def vector_rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> ND
 
 
 def extended_vectors(
-    old: Catalog, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
+    before: Encoded, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
 ) -> Encoded:
     """The columns of vectors of an updated catalog.
 
     Args:
-        old: the catalog before.
+        before: those of the catalog before.
         items: `id` and columns of new items and of items whose vectors changed; None: no such file.
         item_rows: int64 [n], the new catalog's row of each of `items`.
-        old_rows: int64 [I], the new catalog's row of each item of `old`.
+        old_rows: int64 [I], the new catalog's row of each of its items.
         count: items of the new catalog.
 
     Raises:
-        InputError, BundleError: as `vector_rows`; a column is missing; `old` cannot be read.
+        InputError: as `vector_rows`; a column is missing.
     """
-    encoded = {}
-    for name, before in old.encoded.items():
-        encoded[name] = np.zeros((count, before.shape[1]), np.float16)
-        encoded[name][old_rows] = before
+    extended = {}
+    for name, rows in before.items():
+        extended[name] = np.zeros((count, rows.shape[1]), np.float16)
+        extended[name][old_rows] = rows
         if items is not None:
-            encoded[name][item_rows] = vector_rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
-    return encoded
+            extended[name][item_rows] = vector_rows(column_of(items, name, "item", vectors=True), items["id"], rows.shape[1])
+    return extended
 
 
 def write_vectors(folder: Path, vectors: Encoded) -> dict[str, Any]:

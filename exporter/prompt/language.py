@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import first_difference
+from rexit.bundle.catalog import first_difference, number_name
 from rexit.bundle.inputs import Input
 from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
@@ -54,13 +54,14 @@ class Compiled:
     """A compiled template.
 
     prompt: of catalog.json. pieces: the tensors of pieces.safetensors. fields: the pieces of the text columns, by `user.NAME` and
-    `item.NAME`. encoded: the columns of vectors that the template places.
+    `item.NAME`. encoded: the columns of vectors that the template places. vectors: those that exit zero can read.
     """
 
     prompt: dict[str, Any]
     pieces: dict[str, NDArray[Any]]
     fields: Fields
     encoded: Encoded
+    vectors: Encoded
 
 
 def compile_template(
@@ -86,7 +87,10 @@ def compile_template(
     vectors = [name for name, column in columns if holds_vectors(column) and name not in RESERVED]
     texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
     program = compile_program(template, texts["user"], texts["item"], pieces, vectors, inputs)
-    encoded = {name: vector_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
+    read = {op["column"] for op in program.numbers if "column" in op}
+    placed = {name for name in program.vectors if f"item.{name}" in vectors}
+    columns_of_vectors = {name: vector_rows(items[name], items["id"]) for name in sorted(placed | read)}
+    encoded = {name: columns_of_vectors[name] for name in program.vectors if name in placed}
     fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress)
     limits = _limits(program, np.diff(offsets), fields, inputs, template)
@@ -98,7 +102,8 @@ def compile_template(
         prompt["inputs"] = [entry.to_json() for entry in inputs]
     if program.numbers:
         prompt["numbers"] = program.numbers
-    return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded)
+    read_vectors = {name: table for name, table in columns_of_vectors.items() if name in read}
+    return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded, read_vectors)
 
 
 def _fields(
@@ -150,7 +155,8 @@ class ExtendedPieces:
             )
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
-        vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
+        placed = catalog.vector_ids.dims if catalog.vector_ids else {}
+        vectors = [f"item.{name}" for name in {**placed, **dict.fromkeys(catalog.vector_columns)}]
         before = {entry.name: entry.values for entry in catalog.inputs.entries}
         for rule in language.template.inputs:
             if rule.entry is None and not before.get(rule.name):
@@ -160,8 +166,10 @@ class ExtendedPieces:
         program = compile_program(language.template, of_users, of_items, pieces, vectors, inputs)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         compiled = {"prefix": program.prefix, "candidate": program.candidate, "inputs": [entry.to_json() for entry in inputs]}
-        compiled["numbers"] = program.numbers if catalog.numbers else []
-        if difference := first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table):
+        difference = first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table)
+        if missing := next((op for op in catalog.numbers if op not in program.numbers), None):
+            difference = f"its [zero] lacks {number_name(missing)}, which exit zero reads"
+        if difference:
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
         starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]
         for row in range(len(starts) - 2, -1, -1):  # backwards, so that the first of equal pieces wins

@@ -17,6 +17,7 @@ from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
     ENTRY_NAMES,
     LISTS,
+    NUMBERS,
     PROMPT_NAMES,
     RATES,
     RESERVED,
@@ -28,6 +29,9 @@ from rexit.exporter.prompt.template import (
 )
 
 TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
+
+LATEST_LIKES = 8
+"""Items that a user liked last, with one of which exit zero's `max_cosine` is the largest."""
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]  # tokens of each piece
@@ -84,7 +88,8 @@ def compile_program(
     if first is None:
         raise InputError(f"{template.path}: prompt never names the target item: it needs a placeholder like {{item.title}}")
     program.prefix, program.candidate = ops[:first], ops[first:]
-    program.numbers = [{"op": n.name.replace(".", "_"), **({"limit": n.limit} if n.limit else {})} for n in template.zero]
+    of_items = [name.removeprefix("item.") for name in vectors if name.startswith("item.")]
+    program.numbers = [op for number in template.numbers(of_items) for op in _number_ops(template, number, of_items)]
     columns = [f"{what}.{column}" for what in ("user", "item") for column, _ in getattr(program, f"{what}_fields").values()]
     for name in template.limits:
         if name in vectors:
@@ -93,6 +98,17 @@ def compile_program(
             known = ", ".join(dict.fromkeys(columns)) or "none"
             raise InputError(f"{template.path}: limits.{name}: the template places no such column, it places: {known}")
     return program
+
+
+def _number_ops(template: Template, number: Placeholder, vectors: Collection[str]) -> list[Op]:
+    """What exit zero reads for an entry of its inputs. vectors: the columns of item vectors."""
+    if number.name in NUMBERS:
+        return [{"op": number.name.replace(".", "_"), **({"limit": number.limit} if number.limit else {})}]
+    if number.name not in vectors:
+        known = f"{', '.join(NUMBERS)}, and columns of item vectors: {', '.join(vectors) or 'none'}"
+        raise InputError(f"{template.path}: zero.inputs: unknown number {number.name!r}, known are: {known}")
+    column = {"column": number.name}
+    return [{"op": "mean_cosine", **column}, {"op": "max_cosine", **column, "limit": LATEST_LIKES}]
 
 
 @dataclass

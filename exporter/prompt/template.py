@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ VERDICTS = ("user.like_rate", "item.like_rate", *SHARES, "verdict")
 EMBEDDINGS = ("user.gcn", "item.gcn")
 SCORE = "score"
 NUMBERS = ("gcn", *RATES, *SHARES, SCORE)
-"""What exit zero can read."""
-ZERO = ["gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10"]
-"""What it reads if the template does not say."""
+"""What exit zero can read, beside columns of item vectors."""
+ZERO = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10")
+"""What it can read of every catalog, if the template does not say."""
 RESERVED = (*RATES, *EMBEDDINGS)
 """Placeholders of rexit: columns of these names cannot be placed."""
 PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME")
@@ -70,7 +70,7 @@ class Template:
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
     labels: the texts of `no` and `yes`. inputs: those that the prompt places, in its order.
-    zero: what exit zero reads, of NUMBERS; empty: there is no exit zero.
+    zero: what exit zero reads, of NUMBERS or columns of vectors; empty: there is no exit zero; None: the default.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class Template:
     limits: Mapping[str, int] = field(default_factory=dict)
     inputs: Sequence[InputRule] = ()
     bos: str | None = None
-    zero: Sequence[Placeholder] = ()
+    zero: Sequence[Placeholder] | None = None
 
     @property
     def verdicts(self) -> list[str]:
@@ -95,16 +95,30 @@ class Template:
     @property
     def reads_scores(self) -> bool:
         """Whether exit zero reads the first stage's score of each interaction."""
-        return Placeholder(SCORE) in self.zero
+        return Placeholder(SCORE) in (self.zero or ())
 
     def columns(self, what: str) -> dict[str, str]:
-        """The columns of the users' or items' file that prompts place, each with its placeholder for messages."""
+        """The columns of the users' or items' file that prompts place or exit zero reads, each with the reason for messages."""
         nodes = list(self.prompt)
         if what == "item":
             lists = [node.name for node in self.prompt if isinstance(node, Placeholder) and node.name in self.entries]
             nodes += [node for name in lists for node in self.entries[name]]
         names = [node for node in nodes if isinstance(node, Placeholder) and node.name not in RESERVED]
-        return {node.name.partition(".")[2]: f"{self.path}: {node}" for node in names if node.name.startswith(f"{what}.")}
+        columns = {node.name.partition(".")[2]: f"{self.path}: {node}" for node in names if node.name.startswith(f"{what}.")}
+        if what == "item":
+            reason = f"{self.path}: zero.inputs, whose numbers are {', '.join(NUMBERS)}"
+            columns |= {number.name: reason for number in self.zero or () if number.name not in (*NUMBERS, *columns)}
+        return columns
+
+    def numbers(self, vectors: Iterable[str]) -> list[Placeholder]:
+        """What exit zero can read: what the template says, or else ZERO, the numbers that the prompt reads, and all columns of
+        item vectors, which are `vectors`."""
+        if self.zero is not None:
+            return list(self.zero)
+        always = [Placeholder(name, int(limit or 0)) for name, _, limit in (text.partition(":") for text in ZERO)]
+        shown = [node for node in self.prompt if isinstance(node, Placeholder) and node.name in (*RATES, *SHARES)]
+        shown = [Placeholder(node.name, node.limit) for node in shown]
+        return list(dict.fromkeys([*always, *shown, *(Placeholder(name) for name in vectors if name not in NUMBERS)]))
 
 
 def read_template(path: Path) -> Template:
@@ -240,18 +254,20 @@ def _inputs(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[InputRu
     return tuple(_input(path, name, _section(path, sections, name, INPUT), places) for name, places in spaced.items())
 
 
-def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
-    """What exit zero reads."""
+def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...] | None:
+    """What exit zero reads; None: the template does not say."""
     section = _section(path, value, "zero")
     _known_keys(path, "zero.", section, ("inputs",))
-    inputs = section.get("inputs", ZERO)
+    if "inputs" not in section:
+        return None
+    inputs = section["inputs"]
     if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
         raise InputError(f"{path}: zero.inputs is {inputs!r}, expected a list of texts")
     numbers = []
     for text in inputs:
         name, _, limit = text.partition(":")
-        if name not in NUMBERS:
-            raise InputError(f"{path}: zero.inputs: unknown number {text!r}, known are: {', '.join(NUMBERS)}")
+        if not name:
+            raise InputError(f"{path}: zero.inputs: {text!r} is neither {', '.join(NUMBERS)} nor a column of item vectors")
         if name not in SHARES and limit:
             raise InputError(f"{path}: zero.inputs: {text!r}: only {' and '.join(SHARES)} take a limit")
         if name in SHARES and not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= 1000):

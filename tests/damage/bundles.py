@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import in_lists, make_catalog
-from builders.bundles.zero import with_numbers
+from builders.bundles.zero import with_vectors
 from damage import catalogs, graphs, manifests, policies, tables, zero
 from damage.table import MANIFEST, Cases, Row, table, write_cases
 
@@ -19,7 +19,7 @@ KINDS: dict[str, tuple[Cases, BundleOptions]] = {
     "plain": (CASES, BundleOptions()),
     "vectors": (tables.WITH_VECTORS | graphs.WITH_VECTORS, BundleOptions(make_catalog(vectors=True))),
     "lists": (tables.IN_LISTS, BundleOptions(in_lists(make_catalog()))),
-    "zero": (zero.CASES, BundleOptions(with_numbers(make_catalog()))),
+    "zero": (zero.CASES, BundleOptions(with_vectors(make_catalog()))),
 }
 """By kind of bundle: the cases, and what it is made with."""
 

@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from builders.bundles.bundle_files import refresh, write_json
-from builders.bundles.zero import NUMBERS, tree_graph, write_zero
-from damage.table import CATALOG, DELETE, MANIFEST, NOISE, Case, Row, removed, replaced, table
+from builders.bundles.zero import COSINES, NUMBERS, tree_graph, write_zero
+from damage.table import CATALOG, DELETE, ITEMS, MANIFEST, NOISE, Case, Row, put, removed, replaced, table
 
-WIDTH = len(NUMBERS)
+WIDTH = len(NUMBERS) + len(COSINES)
 
 
 def row(name: str, names: str, at: dict[str, Any], status: str = "CORRUPT", file: str = CATALOG, found: str = "opening") -> Row:
@@ -65,6 +65,19 @@ CASES = table(
     row("number_of_an_unknown_op", "horoscope", {"/prompt/numbers/0/op": "horoscope"}, "UNSUPPORTED"),
     row("number_without_its_limit", "limit", {"/prompt/numbers/5/limit": DELETE}),
     row("number_of_nobody", "limit: is 0", {"/prompt/numbers/5/limit": 0}),
+    row("cosine_without_its_column", "column", {"/prompt/numbers/7/column": DELETE}),
+    row("cosine_of_an_unknown_column", "`taste` is not a column of vectors", {"/prompt/numbers/7/column": "taste"}),
+    row("cosine_twice", "`max_cosine` appears twice", {"/prompt/numbers/10/limit": 2}),
+    row("cosines_without_their_vectors", "`text` is not a column of vectors", {"vector.text": DELETE}, file=ITEMS),
+    row("vectors_of_too_few_items", "vector.look", {"vector.look": lambda rows: rows[1:]}, file=ITEMS),
+    row("vectors_of_another_type", "vector.look", {"vector.look": lambda rows: rows.astype("f4")}, file=ITEMS),
+    row(
+        "vector_with_nan",
+        "`vector.text` of item row 5 is not finite",
+        {"vector.text": put((5, 0), float("nan"))},
+        file=ITEMS,
+        found="running",
+    ),
     row("number_twice", "`gcn` appears twice", {"/prompt/numbers/1": {"op": "gcn"}}),
     row(
         "score_that_the_request_lacks",

@@ -173,7 +173,7 @@ def test_the_control_is_found_out(control: Case) -> None:
 
 def test_no_number_of_exit_zero_predicts_a_random_label(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     def chances() -> dict[str, float]:
-        pairs = zero_fit._pairs(catalog, silent)
+        pairs, _ = zero_fit._pairs(catalog, silent)
         numbers = np.where(np.isnan(pairs.numbers), np.nanmedian(pairs.numbers, axis=0), pairs.numbers)
         return {op["op"]: chance(column, pairs.liked) for op, column in zip(catalog.numbers, numbers.T, strict=True)}
 

@@ -233,7 +233,7 @@ def test_an_update_keeps_the_graph_and_the_numbers(catalog: Catalog, tmp_path: P
     newer = Catalog.open(data / "newer")
     assert newer.numbers == catalog.numbers and newer.files[ZERO] == catalog.files[ZERO] and not newer.edited()
     (data / "prompt.toml").write_text(template("gcn"))
-    with pytest.raises(InputError, match=r"is another template .*: numbers op 1 is missing, expected user_count"):
+    with pytest.raises(InputError, match=r"is another template .*: its \[zero\] lacks user.count, which exit zero reads"):
         build_catalog(*rest, old=data / "catalog")
 
 
@@ -299,9 +299,9 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
         refresh(folder, newer.path, RefreshOptions(golden_slates=2))
     refresh(folder, newer.path, RefreshOptions(golden_slates=2, keep_policy=True))
     assert Bundle.open(folder).catalog.files[ZERO] == newer.files[ZERO] != catalog.files[ZERO]
-    fewer = damaged(replace(catalog, path=place), tmp_path / "other", catalog.numbers[:1])
-    with pytest.raises(InputError, match=r"another prompt program .*: numbers op 1 is missing, expected user_count: nothing was"):
-        check_fit(folder, Manifest.read(folder), [], fewer)
+    scored = damaged(replace(catalog, path=place), tmp_path / "other", [*catalog.numbers[1:], {"op": "score"}])
+    with pytest.raises(InputError, match=r"has scores for exit zero: True, that of .* is False: nothing was swapped"):
+        check_fit(folder, Manifest.read(folder), [], scored)
 
 
 def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

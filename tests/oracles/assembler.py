@@ -197,10 +197,24 @@ class Assembler:
             if op["op"] in ("score", "gcn"):
                 numbers.append(score if op["op"] == "score" else self.closeness(target))
                 continue
+            if op["op"].endswith("_cosine"):
+                numbers.append(self.cosine(op, target))
+                continue
             judged = self.judged(op, target)
             rate = (sum(judged) + 1) / (len(judged) + 2) if judged else math.nan
             numbers.append(len(judged) if op["op"].endswith("_count") else rate)
         return numbers
+
+    def cosine(self, op: dict[str, Any], target: int) -> float:
+        """With the mean of the vectors of all likes, or the largest with one of the latest `limit` of them."""
+        table = self.items[f"vector.{op['column']}"]
+        liked = [item for item, liked in self.history if liked and table[item].any()]
+        if not liked or not table[target].any():
+            return math.nan
+        if op["op"] == "mean_cosine":
+            mean = folded_in(table[liked])
+            return product(table[target], mean) / math.sqrt(mean @ mean) if mean.any() else math.nan
+        return max((product(table[target], table[item]) for item in liked[-op["limit"] :] if item != target), default=math.nan)
 
     def closeness(self, target: int) -> float:
         if self.space is None or not self.space.items[target].any() or not (direction := self.folded()).any():

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "base/status.hpp"
@@ -62,6 +63,8 @@ void Retrieval::begin(const Query& query, const Deadline& deadline, const Embedd
   similar_ready_ = seen_items_ready_ = seen_embeddings_ready_ = false;
   folded_in_.reset();
   ranked_for_.reset();
+  liked_vectors_.resize(catalog_.items.vectors.size());
+  for (LikedVectors& liked : liked_vectors_) liked.ready = false;
   history_.clear();
   if (query.user) {
     const Slice history = slice(*query.user);
@@ -95,6 +98,13 @@ const Half* Retrieval::finite_item_row(const Half* table, Row item, const char* 
   const Half* row = item_row(table, item);
   if (!all_finite(row, catalog_.dim))
     fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `", name, "` of item row ", item, " is not finite");
+  return row;
+}
+
+const Half* Retrieval::vector_row(const VectorColumn& column, Row item) const {
+  const Half* row = column.rows.data + static_cast<std::size_t>(item) * column.width;
+  if (!all_finite(row, column.width))
+    fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `vector.", column.name, "` of item row ", item, " is not finite");
   return row;
 }
 
@@ -176,27 +186,75 @@ void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
   }
 }
 
+// Sets `direction` to that of liked_sum_, and returns its length: 0 if there is no direction. The divisor is a power of two, so
+// the only rounding is that of each component to a half.
+double Retrieval::set_direction(std::vector<float>& direction) const {
+  double largest = 0;
+  for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
+  if (largest == 0) return 0;
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  direction.resize(liked_sum_.size());
+  std::transform(liked_sum_.begin(), liked_sum_.end(), direction.begin(),
+                 [exponent](double x) { return rounded_to_half(std::ldexp(x, -exponent)); });
+  return std::sqrt(dot(direction.data(), direction.data(), direction.size()));
+}
+
 // Sets query_vector_ to the direction that LightGCN would propagate to the user from the liked items. Returns false if there is
-// no direction. The divisor is a power of two, so the only rounding is that of each component to a half.
+// none.
 bool Retrieval::fold_in() {
   if (!folded_in_) folded_in_ = compute_fold_in();
   return *folded_in_;
 }
 
 bool Retrieval::compute_fold_in() {
-  const std::size_t dim = catalog_.dim;
   if (embeddings_ == nullptr) return false;
-  sum_liked([&](Row item) { return finite_item_row(embeddings_->fold_in, item, "fold_in"); }, dim);
-  double largest = 0;
-  for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
-  if (largest == 0) return false;
-  int exponent = 0;
-  std::frexp(largest, &exponent);
-  query_vector_.resize(dim);
-  std::transform(liked_sum_.begin(), liked_sum_.end(), query_vector_.begin(),
-                 [exponent](double x) { return rounded_to_half(std::ldexp(x, -exponent)); });
-  query_length_ = std::sqrt(dot(query_vector_.data(), query_vector_.data(), dim));
-  return true;
+  sum_liked([&](Row item) { return finite_item_row(embeddings_->fold_in, item, "fold_in"); }, catalog_.dim);
+  query_length_ = set_direction(query_vector_);
+  return query_length_ != 0;
+}
+
+const Retrieval::LikedVectors& Retrieval::liked_vectors(std::size_t index) {
+  LikedVectors& liked = liked_vectors_[index];
+  if (liked.ready) return liked;
+  const VectorColumn& column = catalog_.items.vectors[index];
+  sum_liked([&](Row item) { return vector_row(column, item); }, column.width);
+  liked.mean_length = set_direction(liked.mean);
+  std::size_t limit = 0;
+  for (const Number& number : catalog_.program.numbers)
+    if (number.kind == NumberKind::max_cosine && number.column == index) limit = std::max(limit, number.limit);
+  liked.latest.clear();
+  liked.vectors.clear();
+  for (auto interaction = history_.rbegin(); interaction != history_.rend() && liked.latest.size() < limit; ++interaction) {
+    if (!interaction->liked) continue;
+    count_rows(1);
+    const Half* row = vector_row(column, interaction->item);
+    if (is_zero_vector(row, column.width)) continue;
+    liked.latest.push_back(interaction->item);
+    std::transform(row, row + column.width, std::back_inserter(liked.vectors), to_float);
+  }
+  liked.ready = true;
+  return liked;
+}
+
+// Of the item's vector with the mean of those that the user liked, or the largest with one of the latest of them.
+float Retrieval::cosine(const Number& number, Row item) {
+  const VectorColumn& column = catalog_.items.vectors[number.column];
+  const Half* row = vector_row(column, item);
+  const LikedVectors& liked = liked_vectors(number.column);
+  if (is_zero_vector(row, column.width)) return std::numeric_limits<float>::quiet_NaN();
+  target_.resize(column.width);
+  std::transform(row, row + column.width, target_.begin(), to_float);
+  if (number.kind == NumberKind::mean_cosine)
+    return liked.mean_length == 0 ? std::numeric_limits<float>::quiet_NaN()
+                                  : static_cast<float>(dot(liked.mean.data(), target_.data(), column.width) / liked.mean_length);
+  const std::size_t count = std::min(number.limit, liked.latest.size());
+  similarities_.resize(count);
+  kernels::table().inner_products(target_.data(), liked.vectors.data(), count, column.width, similarities_.data());
+  double largest = std::numeric_limits<double>::quiet_NaN();
+  for (std::size_t i = 0; i < count; ++i)
+    if (liked.latest[i] != item && !(similarities_[i] <= largest)) largest = similarities_[i];
+  return static_cast<float>(largest);
 }
 
 // The product of the item's embedding and the user's, whose length is made 1.
@@ -224,6 +282,9 @@ float Retrieval::number(const Number& number, Row item, LikeCount history) {
       return like_rate(similar_likes(item, number.limit));
     case NumberKind::nearest_like_rate:
       return like_rate(nearest_likes(item, number.limit));
+    case NumberKind::mean_cosine:
+    case NumberKind::max_cosine:
+      return cosine(number, item);
     case NumberKind::score:
       break;
   }
@@ -435,7 +496,10 @@ std::optional<bool> Retrieval::verdict(Row user, Row item) {
 }
 
 std::size_t Retrieval::memory() const noexcept {
-  return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) +
+  std::size_t liked_vectors = liked_vectors_.capacity() * sizeof(LikedVectors);
+  for (const LikedVectors& liked : liked_vectors_)
+    liked_vectors += (liked.mean.capacity() + liked.vectors.capacity()) * sizeof(float) + liked.latest.capacity() * sizeof(Row);
+  return liked_vectors + history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) +
          seen_items_.capacity() * sizeof(SeenItem) + seen_embeddings_.capacity() * sizeof(float) +
          seen_with_embedding_.capacity() * sizeof(std::size_t) +
          (ranking_.capacity() + lists_.capacity() + item_ranking_.capacity()) * sizeof(Ranked) +

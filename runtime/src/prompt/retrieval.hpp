@@ -85,6 +85,13 @@ class Retrieval {
   struct Slice {
     std::size_t begin, visible;
   };
+  struct LikedVectors {  // of the query's likes, in a column of vectors; valid once `ready`
+    bool ready = false;
+    std::vector<float> mean;     // its direction
+    double mean_length = 0;      // 0: no like has a vector
+    std::vector<Row> latest;     // likes that have a vector, latest first
+    std::vector<float> vectors;  // [latest, width]
+  };
   struct SeenItem {  // a distinct item of the history
     Row item;
     std::size_t position;  // of its latest interaction
@@ -106,6 +113,9 @@ class Retrieval {
   bool has_met(Row item) const noexcept;
   float number(const Number& number, Row item, LikeCount history);
   float user_product(Row item);
+  float cosine(const Number& number, Row item);
+  const LikedVectors& liked_vectors(std::size_t column);
+  double set_direction(std::vector<float>& direction) const;
   void select_lists(const UserLists& lists);
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
@@ -120,6 +130,7 @@ class Retrieval {
     return table + static_cast<std::size_t>(item) * catalog_.dim;
   }
   const Half* finite_item_row(const Half* table, Row item, const char* name) const;
+  const Half* vector_row(const VectorColumn& column, Row item) const;
 
   const Catalog& catalog_;
   const Embeddings own_;
@@ -141,9 +152,10 @@ class Retrieval {
   std::vector<Interaction> nearest_;
   std::vector<float> target_;
   std::vector<double> liked_sum_;
+  std::vector<LikedVectors> liked_vectors_;  // by column of the items' vectors
   std::vector<float> query_vector_;
   double query_length_ = 0;
-  std::vector<double> similarities_;  // of seen_items_ to a target
+  std::vector<double> similarities_;  // of seen_items_, or of the latest likes, to a target
   std::optional<Row> ranked_for_;     // the target of item_ranking_
   std::vector<std::pair<double, std::size_t>> ranking_, lists_, item_ranking_;
 };

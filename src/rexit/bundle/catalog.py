@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json, typed
+from rexit.bundle.files import FileEntry, Name, check_hashes, check_paths, check_sizes, digest, read_json, typed
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Codes, Inputs
 from rexit.bundle.manifest import labels_of
@@ -235,7 +235,7 @@ def first_difference(
     program: Mapping[str, Any], pieces: Pieces, expected: Mapping[str, Any], expected_pieces: Pieces
 ) -> str | None:
     """Returns the first difference between two programs (`prompt` of catalog.json) with their pieces; None if there is none."""
-    for part in ("prefix", "candidate", "numbers"):
+    for part in ("prefix", "candidate"):
         sides = _spelled(program.get(part, []), pieces), _spelled(expected.get(part, []), expected_pieces)
         for at, (a, b) in enumerate(itertools.zip_longest(*sides)):
             if a != b:
@@ -282,6 +282,16 @@ def _short_entry(entry: dict[str, Any] | None, without: str) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
+def number_name(op: Mapping[str, Any]) -> str:
+    """An op of exit zero as people read it: as a template's `[zero]` has it, or a column with what is made of its cosines."""
+    if "column" in op:
+        return f"{op['column']} ({'mean' if op['op'] == 'mean_cosine' else 'largest'} cosine)"
+    name = str(op["op"]).replace("user_", "user.").replace("item_", "item.")
+    return f"{name}:{op['limit']}" if "limit" in op else name
+
+
+VECTOR = "vector."
+"""Prefix of the tensors of items.safetensors that are columns of vectors."""
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 ZERO = "zero.onnx"
 """Exit zero's graph, in catalogs with numbers."""
@@ -304,19 +314,23 @@ class _Op(msgspec.Struct, frozen=True):
 
 
 class Number(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What exit zero reads of a candidate. limit: similar users or nearest items."""
+    """What exit zero reads of a candidate. column: of vectors. limit: similar users, nearest items or latest likes."""
 
     op: Annotated[
         str,
         msgspec.Meta(
-            pattern="^(gcn|user_count|user_like_rate|item_count|item_like_rate|similar_like_rate|nearest_like_rate|score)$"
+            pattern="^(gcn|user_count|user_like_rate|item_count|item_like_rate|similar_like_rate|nearest_like_rate"
+            "|mean_cosine|max_cosine|score)$"
         ),
     ]
+    column: Name | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
 
     def __post_init__(self) -> None:
-        if (self.limit is not None) != (self.op in ("similar_like_rate", "nearest_like_rate")):
+        if (self.limit is not None) != (self.op in ("similar_like_rate", "nearest_like_rate", "max_cosine")):
             raise ValueError(f"limit: is {self.limit} with the number {self.op!r}")
+        if (self.column is not None) != self.op.endswith("_cosine"):
+            raise ValueError(f"column: is {self.column!r} with the number {self.op!r}")
 
 
 class _Prompt(msgspec.Struct, frozen=True):
@@ -494,6 +508,11 @@ class Catalog:
     def item_table(self) -> dict[str, NDArray[Any]]:
         """All tensors of items.safetensors, by name. Raises BundleError."""
         return self._table("items.safetensors")
+
+    @property
+    def vector_columns(self) -> list[str]:
+        """The columns of item vectors that exit zero reads."""
+        return sorted({op["column"] for op in self.numbers if "column" in op})
 
     @cached_property
     def piece_table(self) -> dict[str, NDArray[Any]]:

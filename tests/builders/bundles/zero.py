@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
 from onnx import TensorProto, helper
@@ -25,6 +26,13 @@ NUMBERS: list[dict[str, Any]] = [
     {"op": "nearest_like_rate", "limit": 3},
 ]
 """All that the catalog gives."""
+COSINES: list[dict[str, Any]] = [
+    {"op": "mean_cosine", "column": "text"},
+    {"op": "max_cosine", "column": "text", "limit": 2},
+    {"op": "mean_cosine", "column": "look"},
+    {"op": "max_cosine", "column": "text", "limit": 8},
+]
+"""What columns of vectors give."""
 MISSING = -1000.0
 
 
@@ -33,6 +41,17 @@ def with_numbers(contents: CatalogContents, numbers: Sequence[dict[str, Any]] = 
     info = copy.deepcopy(contents.info)
     info["prompt"]["numbers"] = list(numbers)
     return CatalogContents(info, contents.tables)
+
+
+def with_vectors(contents: CatalogContents) -> CatalogContents:
+    """The same catalog with two columns of item vectors, which some items lack, and all numbers."""
+    tables, random = copy.deepcopy(contents.tables), np.random.default_rng(2)
+    for name, width in (("text", 24), ("look", 5)):
+        rows = random.normal(size=(contents.info["counts"]["items"], width))
+        rows[random.random(len(rows)) < 0.3] = 0
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        tables["items.safetensors"][f"vector.{name}"] = rows.astype(np.float16)
+    return with_numbers(CatalogContents(contents.info, tables), [*NUMBERS, *COSINES])
 
 
 def tree_graph(width: int, output: Sequence[str | int] = ("N", 1)) -> onnx.ModelProto:

@@ -83,7 +83,7 @@ def test_a_column_of_the_wrong_kind() -> None:
     assert column_of(frame, "title", "item").to_list() == ["a"] and column_of(frame, "v", "item", vectors=True).len() == 1
     with pytest.raises(InputError, match="the items file has no column 'w', which prompts name; it has: title, v"):
         column_of(frame, "w", "item")
-    with pytest.raises(InputError, match="the items file: column 'title' holds texts, prompts place vectors of that name"):
+    with pytest.raises(InputError, match="the items file: column 'title' holds texts, the template reads vectors of that name"):
         column_of(frame, "title", "item", vectors=True)
-    with pytest.raises(InputError, match="the items file: column 'v' holds vectors, prompts place texts of that name"):
+    with pytest.raises(InputError, match="the items file: column 'v' holds vectors, the template reads texts of that name"):
         column_of(frame, "v", "item")

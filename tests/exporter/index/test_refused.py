@@ -27,7 +27,7 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
     assert_refused(run(), data, message)
 
 
-def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) -> None:
+def test_a_column_that_nothing_reads_may_be_anything(run: Run, data: Path) -> None:
     header, first, *rest = (data / "items.csv").read_text().splitlines()
     (data / "items.csv").write_text("\n".join([f"{header},look:float_seq", f"{first},x", *(f"{row},3 4" for row in rest)]))
     code, _, err = run()

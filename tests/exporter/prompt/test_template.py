@@ -22,8 +22,18 @@ def test_defaults(tmp_path: Path) -> None:
     assert parsed.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
     assert parsed.words == WORDS and parsed.bins == {**BINS, "count": 3} and parsed.bos is None and parsed.limits == {}
     assert parsed.labels == {"yes": " yes", "no": " no"}
+    assert parsed.zero is None
+
+
+def test_exit_zero_can_read_what_the_prompt_reads_and_columns_of_vectors(tmp_path: Path) -> None:
+    prompt = "{item.title} {nearest_like_rate:3} {user.count}{similar_like_rate:10}{similar_liked:4}"
+    parsed = read(tmp_path, PLAIN.replace("'x'", f"'{prompt}'"))
     counts = [f"{{{what}.{number}}}" for what in ("user", "item") for number in ("count", "like_rate")]
-    assert list(map(str, parsed.zero)) == ["{gcn}", *counts, "{nearest_like_rate:10}"]
+    shown = ["{nearest_like_rate:10}", "{nearest_like_rate:3}", "{similar_like_rate:10}"]
+    assert list(map(str, parsed.numbers(["look", "gcn"]))) == ["{gcn}", *counts, *shown, "{look}"]
+    chosen = read(tmp_path, PLAIN + "[zero]\ninputs = ['look', 'item.count']\n")
+    assert list(map(str, chosen.numbers(["look", "text"]))) == ["{look}", "{item.count}"]
+    assert "zero.inputs" in chosen.columns("item")["look"] and "item.count" not in chosen.columns("item")
 
 
 def test_exit_zero_can_be_left_out(tmp_path: Path) -> None:
@@ -80,7 +90,7 @@ def test_braces_are_escaped_by_doubling() -> None:
         (PLAIN + "[limits]\nitem.title = 0\n", "limits.item.title is 0, expected a whole number from 1 to 1000"),
         (PLAIN + "[zero]\ninput = []\n", "unknown key zero.input, known are: inputs"),
         (PLAIN + "[zero]\ninputs = 'gcn'\n", "zero.inputs is 'gcn', expected a list of texts"),
-        (PLAIN + "[zero]\ninputs = ['age']\n", "zero.inputs: unknown number 'age', known are: gcn, user."),
+        (PLAIN + "[zero]\ninputs = ['']\n", "zero.inputs: '' is neither gcn, user."),
         (PLAIN + "[zero]\ninputs = ['gcn', 'gcn']\n", "zero.inputs: 'gcn' is there twice"),
         (PLAIN + "[zero]\ninputs = ['gcn:3']\n", "'gcn:3': only similar_like_rate and nearest_like_rate take"),
         (PLAIN + "[zero]\ninputs = ['nearest_like_rate']\n", "'nearest_like_rate' needs a limit from 1 to 1000"),

@@ -13,13 +13,25 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char field_prefix[] = "field.", zero_name[] = "zero.onnx";
+constexpr char field_prefix[] = "field.", vector_prefix[] = "vector.", zero_name[] = "zero.onnx";
 
-std::vector<std::string> field_names(const Safetensors& table) {
+// What the tensors' names have behind a prefix.
+std::vector<std::string> column_names(const Safetensors& table, const std::string& prefix) {
   std::vector<std::string> names;
   for (const std::string& name : table.names())
-    if (name.rfind(field_prefix, 0) == 0) names.push_back(name.substr(sizeof field_prefix - 1));
+    if (name.rfind(prefix, 0) == 0) names.push_back(name.substr(prefix.size()));
   return names;
+}
+
+std::vector<std::string> field_names(const Safetensors& table) { return column_names(table, field_prefix); }
+
+std::vector<VectorColumn> vector_columns(const Safetensors& table, std::size_t rows) {
+  std::vector<VectorColumn> columns;
+  for (const std::string& name : column_names(table, vector_prefix)) {
+    const auto values = table.array<Half>(vector_prefix + name, {rows, std::nullopt});
+    columns.push_back({name, rows == 0 ? 0 : values.size / rows, values});
+  }
+  return columns;
 }
 
 std::vector<FieldColumn> field_columns(const Safetensors& table, std::size_t rows) {
@@ -33,11 +45,11 @@ void check_fields(const Safetensors& table, const std::vector<FieldColumn>& colu
   for (std::size_t i = 0; i < columns.size(); ++i) check_below(table, (field_prefix + names[i]).c_str(), columns[i], pieces);
 }
 
-std::function<std::size_t(const Json&)> field_lookup(const Safetensors& table) {
-  return [names = field_names(table), path = table.path()](const Json& field) {
+std::function<std::size_t(const Json&)> lookup(const Safetensors& table, const char* prefix, const char* what) {
+  return [names = column_names(table, prefix), path = table.path(), what](const Json& column) {
     for (std::size_t i = 0; i < names.size(); ++i)
-      if (names[i] == field.string()) return i;
-    fail(REXIT_CORRUPT, field.where(), ": `", field.string(), "` is not a field of ", path);
+      if (names[i] == column.string()) return i;
+    fail(REXIT_CORRUPT, column.where(), ": `", column.string(), "` is not a ", what, " of ", path);
   };
 }
 
@@ -188,8 +200,11 @@ Catalog::Catalog(const Description& d)
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size());
   items.fields = field_columns(items.table, items.ids.size());
-  program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
-                                               field_lookup(users.table), field_lookup(items.table)});
+  items.vectors = vector_columns(items.table, items.ids.size());
+  program =
+      read_program(d.root.at("prompt"),
+                   {piece_count, items.ids.size(), d.tokenizer(), d.max_positions, lookup(users.table, field_prefix, "field"),
+                    lookup(items.table, field_prefix, "field"), lookup(items.table, vector_prefix, "column of vectors")});
   if (!program.numbers.empty()) zero = d.folder + "/" + zero_name;
   if (!program.has_vectors()) return;
   // Otherwise ids of vectors would read as tokens, and tokens as vectors.
@@ -211,6 +226,7 @@ void Catalog::check() const {
   items.ids.check();
   check_finite(items.table, "embeddings", items.embeddings);
   check_finite(items.table, "fold_in", items.fold_in);
+  for (const VectorColumn& column : items.vectors) check_finite(items.table, (vector_prefix + column.name).c_str(), column.rows);
   check_offsets(items.table, "rating_offsets", items.rating_offsets, items.rating_times.size);
   check_ascending(items.table, "rating_times", items.rating_times, items.rating_offsets);
   for (std::size_t item = 0; item < items.ids.size(); ++item) {

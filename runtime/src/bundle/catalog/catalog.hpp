@@ -20,6 +20,13 @@ namespace rexit::core {
 // A field's pieces, by row.
 using FieldColumn = Array<std::int32_t>;
 
+// An encoder's vector of each item, of length 1; zeros: the item has none.
+struct VectorColumn {
+  std::string name;
+  std::size_t width;
+  Array<Half> rows;  // [rows, width]
+};
+
 // Users with an embedding, clustered into lists. A search scans the `probes` lists with the nearest centres.
 struct UserLists {
   std::size_t probes;
@@ -82,6 +89,7 @@ struct Items {
   Array<std::int64_t> rating_times;    // ascending within an item
   Array<std::int32_t> rating_likes;    // cumulative likes of the item, including this rating
   std::vector<FieldColumn> fields;
+  std::vector<VectorColumn> vectors;  // those that exit zero reads
 
   Items(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width);
 

@@ -58,7 +58,7 @@ class Reader {
     for (const Json& json : list.elements()) {
       const Number number = read_number(json);
       for (const Number& other : program_.numbers)
-        if (other.kind == number.kind && other.limit == number.limit)
+        if (other.kind == number.kind && other.limit == number.limit && other.column == number.column)
           fail(REXIT_CORRUPT, json.where(), ": `", json.at("op").string(), "` appears twice");
       program_.numbers.push_back(number);
     }
@@ -85,7 +85,7 @@ class Reader {
   }
 
  private:
-  static Number read_number(const Json& json) {
+  Number read_number(const Json& json) const {
     static constexpr std::pair<const char*, NumberKind> kinds[] = {{"gcn", NumberKind::gcn},
                                                                    {"user_count", NumberKind::user_count},
                                                                    {"user_like_rate", NumberKind::user_like_rate},
@@ -93,12 +93,17 @@ class Reader {
                                                                    {"item_like_rate", NumberKind::item_like_rate},
                                                                    {"similar_like_rate", NumberKind::similar_like_rate},
                                                                    {"nearest_like_rate", NumberKind::nearest_like_rate},
+                                                                   {"mean_cosine", NumberKind::mean_cosine},
+                                                                   {"max_cosine", NumberKind::max_cosine},
                                                                    {"score", NumberKind::score}};
     const std::string& name = json.at("op").string();
     const auto entry = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& kind) { return name == kind.first; });
     if (entry == std::end(kinds)) fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
-    const bool has_limit = entry->second == NumberKind::similar_like_rate || entry->second == NumberKind::nearest_like_rate;
-    return {entry->second, has_limit ? json.at("limit").size(1, max_limit) : 0};
+    const NumberKind kind = entry->second;
+    const bool has_column = kind == NumberKind::mean_cosine || kind == NumberKind::max_cosine;
+    const bool has_limit =
+        kind == NumberKind::similar_like_rate || kind == NumberKind::nearest_like_rate || kind == NumberKind::max_cosine;
+    return {kind, has_limit ? json.at("limit").size(1, max_limit) : 0, has_column ? scope_.item_vectors(json.at("column")) : 0};
   }
 
   Op read_op(const Json& json, Part part) {

@@ -55,12 +55,15 @@ enum class NumberKind {
   item_like_rate,
   similar_like_rate,
   nearest_like_rate,
+  mean_cosine,
+  max_cosine,
   score
 };
 
 struct Number {
   NumberKind kind;
-  std::size_t limit = 0;  // of the users or items that a share counts
+  std::size_t limit = 0;   // of the users or items that a share counts, and of the latest likes of max_cosine
+  std::size_t column = 0;  // in Items::vectors, of cosines
 };
 
 // Vectors in prompts, `count` per item. Vector j of item row i has id first + i * count + j.
@@ -90,8 +93,9 @@ struct Program {
 
 // The tables that a program refers to.
 struct ProgramScope {
-  std::size_t pieces, items, vocabulary, max_positions;            // vocabulary: the tokenizer's
-  std::function<std::size_t(const Json&)> user_field, item_field;  // a field's column; throw REXIT_CORRUPT for an unknown field
+  std::size_t pieces, items, vocabulary, max_positions;  // vocabulary: the tokenizer's
+  // A column in Users::fields, Items::fields and Items::vectors; throw REXIT_CORRUPT for an unknown name.
+  std::function<std::size_t(const Json&)> user_field, item_field, item_vectors;
 };
 
 // Reads catalog.json's `prompt`. Throws REXIT_CORRUPT, or REXIT_UNSUPPORTED for an unknown op.

@@ -17,6 +17,7 @@ _EXTRAS = {
     "accelerate": "train",
     "gguf": "train",
     "peft": "train",
+    "sentence_transformers": "embed",
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",

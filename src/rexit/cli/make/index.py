@@ -151,7 +151,7 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
             if zero.get("logistic")
             else f"{counted(zero.get('trees', 0), 'tree')} of at most {zero.get('leaves')} leaves"
         )
-        stdout.print(f"Exit zero: {source or f'{size}{loss}'}.", highlight=False)
+        stdout.print(f"Exit zero: {source or f'{size}{loss}'}.{_numbers(info)}", highlight=False)
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured.")
     else:
@@ -168,6 +168,19 @@ def _print_candidates(candidates: Candidates, recall: Mapping[str, float | None]
     elif candidates.retrieved:
         shares = ", ".join(f"{share:.3f} of {split}" for split, share in recall.items() if share is not None)
         stdout.print(f"Candidates: the {candidates.count} items that are retrieved first. They have {shares} likes (recall).")
+
+
+def _numbers(info: Mapping[str, Any]) -> str:
+    """What exit zero reads, and why it reads no more."""
+    from rexit.bundle.catalog import number_name
+
+    left_out = []
+    for entry in info["zero"].get("choice", []):
+        if not entry["read"]:
+            cost = f" and a search of {entry['search_us']} us" if "search_us" in entry else ""
+            left_out.append(f"{number_name(entry['number'])} (gains {entry['gain']:.2%} of the loss{cost})")
+    read = ", ".join(map(number_name, info["prompt"].get("numbers", [])))
+    return (f" It reads {read}." if read else "") + (f" Left out: {', '.join(left_out)}." if left_out else "")
 
 
 def _print_extended(path: Path, info: Mapping[str, Any]) -> None:
