@@ -3,30 +3,33 @@
 1. A text is what `--text` makes of a row's cells: `{title} {description}`. Runs of spaces become one. A row whose placed cells
    are all empty has no text, and no vector.
 2. Equal texts are encoded once, short ones first, so that little is padded. A text beyond the encoder's longest is cut.
-3. Pooling, and what an encoder puts before a text, are as sentence-transformers reads them from the model's folder; a folder
-   without them is pooled by the mean.
+3. Pooling, the longest text and what is put before each are those of the model's folder, as sentence-transformers writes it; a
+   folder without them is pooled by the mean.
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
 
-from rexit.errors import InputError
+from rexit.errors import CheckpointError, InputError
 from rexit.exporter.catalog.catalog_files import write_frame
 from rexit.exporter.catalog.source_tables import holds_vectors, read_table
 from rexit.exporter.catalog.source_tables import texts_of as cells_of
+from rexit.exporter.checkpoints.sentence_modules import longest_text, system_prompt, text_pooling
 from rexit.exporter.libraries import first_line, hub_folder, quiet
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 
-CHUNK = 64
-"""Texts encoded between two reports of progress, in batches of 32."""
+BATCH = 16
+"""Texts encoded at once."""
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
@@ -48,7 +51,7 @@ def embed_table(table: Path, model: str, text: str, out: Path, column: str = "te
         text: Names columns in braces.
         out: The Parquet file.
         column: The new column's name.
-        progress: Called with "texts", the texts encoded and in all.
+        progress: Called with "batches of texts", those encoded and in all.
 
     Raises:
         InputError: A file, a column, the text or the model. Nothing is written then.
@@ -62,7 +65,7 @@ def embed_table(table: Path, model: str, text: str, out: Path, column: str = "te
     distinct = sorted(texts.drop_nulls().unique().to_list(), key=lambda value: (len(value), value))
     if not distinct:
         raise InputError(f"{table}: no row has a text for {text!r}, nothing to encode")
-    vectors = _encode(_load(model), model, distinct, progress)
+    vectors = Encoder(model).encode(distinct, progress)
     rows = pl.DataFrame({"text": distinct, "vector": vectors})
     placed = pl.DataFrame({"text": texts}).join(rows, on="text", how="left", maintain_order="left")["vector"]
     write_frame(out, frame.with_columns(placed.alias(column)))
@@ -90,29 +93,45 @@ def row_texts(frame: pl.DataFrame, text: str, table: Path) -> pl.Series:
     return pl.DataFrame(cells).select(pl.when(anything).then(written)).to_series()
 
 
-def _load(model: str) -> Any:
-    from sentence_transformers import SentenceTransformer
+class Encoder:
+    """A sentence encoder. name: a folder, or a name on the Hub; without an owner, of sentence-transformers. Raises InputError."""
 
-    folder = Path(model)
-    if not folder.is_dir():
-        name = model if "/" in model else f"sentence-transformers/{model}"
-        folder = hub_folder(name, _FILES, InputError, f"--model {model}", "folder")
-    try:
-        with quiet():
-            return SentenceTransformer(str(folder), device="cpu")
-    except Exception as exc:  # it raises whatever transformers, torch or JSON raise
-        raise InputError(f"--model {model}: not an encoder that sentence-transformers loads: {first_line(exc)}") from exc
+    def __init__(self, name: str) -> None:
+        self._where, folder = f"--model {name}", Path(name)
+        if not folder.is_dir():
+            full = name if "/" in name else f"sentence-transformers/{name}"
+            folder = hub_folder(full, _FILES, InputError, self._where, "folder")
+        try:
+            self._pooling, self._prefix = text_pooling(folder), system_prompt(folder) or ""
+            with quiet():
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+                self._model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        except CheckpointError as exc:
+            raise InputError(f"{self._where}: {exc}") from exc
+        except (OSError, ValueError) as exc:
+            raise InputError(f"{self._where}: not an encoder that transformers loads: {first_line(exc)}") from exc
+        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+        limits = (longest_text(folder), getattr(self._model.config, "max_position_embeddings", None))
+        self._max_tokens = min(self._tokenizer.model_max_length, *(limit for limit in limits if limit))
 
+    def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+        """Returns the texts' vectors of length 1, float32 [n, H]. Raises InputError for one that is not finite."""
+        batches = [texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH)]
+        vectors = np.concatenate([self._batch(batch) for batch in tracked(batches, "batches of texts", progress)])
+        if not (finite := np.isfinite(vectors).all(1)).all():
+            raise InputError(f"{self._where}: its vector of {texts[int(finite.argmin())][:40]!r} is not finite")
+        return vectors
 
-def _encode(encoder: Any, model: str, texts: list[str], progress: Progress) -> NDArray[np.float32]:
-    chunks = []
-    progress("texts", 0, len(texts))
-    for begin in range(0, len(texts), CHUNK):
-        with quiet():
-            vectors = encoder.encode(texts[begin : begin + CHUNK], normalize_embeddings=True, show_progress_bar=False)
-        chunks.append(np.asarray(vectors, np.float32))
-        if not np.isfinite(chunks[-1]).all():
-            row = begin + int((~np.isfinite(chunks[-1]).all(1)).argmax())
-            raise InputError(f"--model {model}: its vector of {texts[row][:40]!r} is not finite")
-        progress("texts", min(begin + CHUNK, len(texts)), len(texts))
-    return np.concatenate(chunks)
+    @torch.inference_mode()
+    def _batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        inputs = self._tokenizer(
+            [self._prefix + text for text in texts],
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+        )
+        hidden = self._model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][:, :, None]
+        rows = hidden[:, 0] if self._pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+        return np.asarray(torch.nn.functional.normalize(rows, dim=1).numpy())

@@ -92,6 +92,29 @@ def score_modules(folder: Path) -> tuple[Module, ...]:
     return modules[1:]
 
 
+def text_pooling(folder: Path) -> str:
+    """How an encoder of texts pools its last hidden rows: `cls` or `mean`, which a folder without modules has.
+
+    Raises:
+        CheckpointError: modules or a pooling that are not read.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return "mean"
+    first, *rest = typed(read_config(path), tuple[Module, ...], str(path), error=CheckpointError) or (Module(""),)
+    kinds = [module.kind for module in rest]
+    if first.kind != _FIRST or first.path != "" or kinds not in ([POOLING], [POOLING, "Normalize"]):
+        shown = ", ".join([first.kind, *kinds])
+        raise CheckpointError(f"{path}: has the modules {shown}, expected {_FIRST}, {POOLING} and perhaps Normalize")
+    return _pooling_mode(folder / rest[0].path / CONFIG)
+
+
+def longest_text(folder: Path) -> int | None:
+    """Most tokens of a text, where the settings say so."""
+    longest = read_object(folder / SETTINGS).get("max_seq_length")
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
 def answer_tokens(score: Path) -> dict[str, int]:
     """The token ids of `yes` and `no` in LogitScore's folder; without `no` if the score is one logit. Raises CheckpointError."""
     path = score / "config.json"

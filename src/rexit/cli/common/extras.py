@@ -17,7 +17,6 @@ _EXTRAS = {
     "accelerate": "train",
     "gguf": "train",
     "peft": "train",
-    "sentence_transformers": "embed",
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",

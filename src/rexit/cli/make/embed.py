@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.output import progress, shown, stdout
-from rexit.cli.common.tables import counted
+from rexit.cli.common.output import counted, progress, shown, stdout
 
 
 def embed(
