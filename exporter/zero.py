@@ -7,8 +7,8 @@ TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with
 2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others.
 3. Unless the template says what is read, they choose the numbers. In the order of their cost, dearest first, each is left out for
    good unless its gain, what trees lose without it, is more than TOLERANCE of the least loss so far. All `similar_like_rate`
-   share a search, which takes longer than all other numbers: they have to gain TOLERANCE for each of its begun milliseconds,
-   and their gain counts less its standard error over users. These prices are our choice.
+   share a search: they have to gain TOLERANCE for each of its begun milliseconds, and their gain counts less its standard error
+   over users. These prices are our choice.
 4. Then they choose the model: the simplest whose loss is within TOLERANCE of the least: a logistic one, or else the fewest
    leaves in all, over trees of up to 16.
 5. With fewer than MIN_USERS, or judges of one label, the model is logistic, and reads all numbers that need no search.
@@ -243,8 +243,8 @@ MIN_USERS = 50
 """With fewer training users the judges are too few. On MovieLens, trees then ranked below a logistic model."""
 CHOICE_TREES, CHOICE_LEAVES = 60, 8
 """Of the models that numbers are chosen by, at most."""
-ROW_US = 0.3
-"""Microseconds of a user's row in a search, some 900 instructions."""
+ROW_US = 0.1
+"""Microseconds of a user's row in a search, some 215 instructions; an estimate, the same on every machine."""
 _RATE = 0.2
 
 
