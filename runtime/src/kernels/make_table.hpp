@@ -26,9 +26,11 @@ REXIT_INLINE void inner_products_of(const float* x, const Number* rows, std::siz
   std::size_t i = 0;
   for (; i + lanes <= width; i += lanes) {
     const Doubles exact = __builtin_convertvector(L::load(x + i), Doubles);
+#pragma GCC unroll 4
     for (std::size_t row = 0; row < R; ++row)
       sums[row] += exact * __builtin_convertvector(L::load(rows + row * width + i), Doubles);
   }
+#pragma GCC unroll 4
   for (std::size_t row = 0; row < R; ++row) {
     double parts[lanes];
     std::memcpy(parts, &sums[row], sizeof parts);
