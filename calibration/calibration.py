@@ -27,13 +27,14 @@ from rexit.calibration.goal import METRICS, CalibrationOptions, Goal
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
-from rexit.calibration.traces import TRACES_FILE, Recording, collect, join, request_quantiles
+from rexit.calibration.traces import TRACES_FILE, Recording, Traces, collect, join, request_quantiles
+from rexit.candidates import Candidates
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
-from rexit.slates import AnySlate, cut, slate_size, spread, without_labels
+from rexit.slates import AnySlate, cut, drawn, slate_size, spread, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -128,6 +129,11 @@ def calibrate(
         others = baselines(source, slates["test"], zero=zero)
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         full = np.ascontiguousarray(decision.policy.calibrated(traces["test"].log_odds)[:, -1])
+        also = None
+        if options.also is not None:
+            with contextlib.closing(open_session(bundle.path)) as session:
+                others_traces = _other_traces(session, source, options.also, progress)
+            also = {"candidates": str(options.also), **judged(others_traces, decision.policy, goal)}
         findings = Findings(
             traces=traces,
             profile=profile,
@@ -146,6 +152,7 @@ def calibrate(
             ),
             negative_rate=rate,
             fitting=_fitting(source),
+            also=also,
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -172,6 +179,10 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
     goal = Goal(tuple(map(metrics.parse, names)), options.max_drop, options.confidence, options.top_k, tail)
     goal.check()
     probabilities.check(options.negative_rate)
+    if options.also is not None and not (isinstance(source, Catalog) and options.labels and options.also.drawn):
+        raise InputError(
+            f"also {options.also}: other candidates are drawn from a catalog with labels, uniform[:N] or popularity[:N]"
+        )
     if options.measure_costs and not options.from_traces:
         raise InputError("measure costs: is for `--from-traces`; without it they are measured anyway")
     if isinstance(source, SlatesFile):
@@ -251,6 +262,39 @@ def _recording(
         )
     recording.write(path)
     return recording
+
+
+ALSO_USERS = 400
+"""Most users that other candidates are drawn for."""
+
+
+def _other_traces(session: Session, source: Source, candidates: Candidates, progress: Progress) -> Traces:
+    """The traces of other candidates of the test split."""
+    assert isinstance(source, Catalog)
+    slates = drawn(source, "test", candidates, ALSO_USERS)
+    return join(slates, collect(session, slates, f"{candidates} candidates", progress), "test")
+
+
+def judged(traces: Traces, policy: Policy, goal: Goal) -> dict[str, Any]:
+    """Returns how a policy ranks traces that did not choose it: `users`, and for each metric with a value per user its `policy`,
+    `full` and `lost`, what the policy loses against full depth, with its 95 % interval."""
+    c = policy.calibrated(traces.log_odds)
+    stops = policy.stops(traces.log_odds, traces.offsets)
+    score = np.ascontiguousarray(np.take_along_axis(c, stops[:, None], 1)[:, 0])
+    judge = metrics.Judge(traces.users, traces.liked, traces.offsets, np.ascontiguousarray(c[:, -1]))
+    named = [metric for metric in goal.metrics if metric.bounds is not None]
+    intervals = judge.intervals(named, score)
+    return {
+        "users": traces.user_count,
+        "metrics": {
+            metric.name: {
+                "policy": judge.value(metric, score),
+                "full": judge.full(metric),
+                "lost": (judge.drop(metric, score), *intervals[metric]),
+            }
+            for metric in named
+        },
+    }
 
 
 def _check_machine(path: Path, recorded: Conditions, options: CalibrationOptions) -> None:

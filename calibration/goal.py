@@ -13,6 +13,7 @@ from rexit.bundle import TopK
 from rexit.calibration import certify
 from rexit.calibration.metrics import Metric
 from rexit.calibration.traces import Traces
+from rexit.candidates import Candidates
 from rexit.devices import Device
 from rexit.errors import InputError
 
@@ -129,6 +130,7 @@ class CalibrationOptions:
         device, threads: as for `rexit.open`.
         from_traces: decide on what the last calibration recorded, without running the model.
         measure_costs: with `from_traces`, measure costs again, and time the policy.
+        also: other candidates, on which the policy is judged for information; None: none.
         negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
     """
 
@@ -146,4 +148,5 @@ class CalibrationOptions:
     threads: int = 0
     from_traces: bool = False
     measure_costs: bool = False
+    also: Candidates | None = None
     negative_rate: float | None = None

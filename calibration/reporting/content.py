@@ -67,6 +67,7 @@ class Findings:
         baselines: rankings of the test split to compare with.
         negative_rate: the share of the population's negatives in the labels.
         fitting: how many users fit.
+        also: how the policy ranks other candidates, see `CalibrationOptions`; None: nobody asked.
     """
 
     traces: Mapping[str, Traces]
@@ -79,6 +80,7 @@ class Findings:
     baselines: Sequence[Baseline] = ()
     negative_rate: float = 1.0
     fitting: int = 0
+    also: Mapping[str, Any] | None = None
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
@@ -110,8 +112,10 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 doubt=findings.doubt,
                 labelled=test.labelled,
                 noun=noun,
+                also=findings.also,
             )
         ),
+        "also": findings.also,
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
         "catalog_sha256": bundle.manifest.catalog_sha256,
@@ -173,7 +177,9 @@ def _layers_add(rows: Mapping[str, Any], depths: Sequence[int], labelled: bool) 
 
 
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces", "measure_costs")}
+    return {
+        name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces", "measure_costs", "also")
+    }
 
 
 def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:

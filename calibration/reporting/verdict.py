@@ -49,6 +49,7 @@ class Verdict:
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
+        also: how the policy ranks other candidates, in a sentence; None: nobody asked.
     """
 
     action: str
@@ -59,6 +60,7 @@ class Verdict:
     shortfall: str | None = None
     doubt: str | None = None
     layers: str | None = None
+    also: str | None = None
 
     @property
     def text(self) -> str:
@@ -69,7 +71,7 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """What the terminal and the page begin with, a paragraph each."""
-        return [line for line in (self.layers, self.text, self.guarantee) if line is not None]
+        return [line for line in (self.layers, self.text, self.guarantee, self.also) if line is not None]
 
 
 def judge(
@@ -85,6 +87,7 @@ def judge(
     doubt: str | None = None,
     labelled: bool = True,
     noun: str = "users",
+    also: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Returns the verdict of a calibration.
 
@@ -100,6 +103,7 @@ def judge(
         doubt: why the model's ranking may be worth nothing.
         labelled: whether the slates have labels.
         noun: whom the slates are of, `users` or `queries`.
+        also: how the policy ranks other candidates.
     """
     if decision.chosen is None:
         verdict = _keep_full_model(decision, depths, table, slower, noun)
@@ -115,6 +119,8 @@ def judge(
     if profile is not None and profile.is_unreliable:
         verdict = replace(verdict, summary=(*verdict.summary, _counted(profile, table)))
     verdict = replace(verdict, guarantee=_guarantee(decision, noun), shortfall=_shortfall(decision, noun), doubt=doubt)
+    if also is not None:
+        verdict = replace(verdict, also=on_others(also))
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
     if doubt is None:
@@ -212,6 +218,17 @@ def layers_add(goal: Goal, table: Mapping[str, Row]) -> str:
     if high < 0:
         return f"The layers rank below the look-up: {signed(value)} {span}, {times}."
     return f"The layers are not shown to add to the look-up: {signed(value)} {span}, {times}."
+
+
+def on_others(also: Mapping[str, Any]) -> str:
+    """Returns how the policy ranks other candidates, in a sentence. also: `candidates`, `users`, and by metric `policy`, `full`
+    and what is `lost`."""
+    figures = []
+    for name, values in also["metrics"].items():
+        lost, low, high = values["lost"]
+        against = f"{minus(f'{lost:.4f}')} ({minus(f'{low:.4f}')} to {minus(f'{high:.4f}')}) below full depth"
+        figures.append(f"{parse(name).title} {values['policy']:.4f}, {against}")
+    return f"On other candidates ({also['candidates']}, {also['users']:,} test users, not certified): {'; '.join(figures)}."
 
 
 def _few_digits(milliseconds: float) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rexit.bundle.catalog import Catalog, Split
     from rexit.bundle.inputs import Value
+    from rexit.candidates import Candidates
     from rexit.ids import Id
     from rexit.request import Recent
 
@@ -158,6 +159,51 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
         inputs = catalog.inputs.decode(rows.codes_of(at))
         scores = None if rows.scores is None else rows.scores[part]
         slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, scores=scores))
+    return slates
+
+
+def drawn(catalog: Catalog, split: str, candidates: Candidates, users: int = 0, seed: int = 0) -> list[Slate]:
+    """Returns slates of a catalog's likes with other drawn candidates than its own: one of each user, as of the first like.
+
+    Args:
+        catalog: A catalog with splits.
+        split: `validation` or `test`.
+        candidates: `uniform` or `popularity`, by the number of training likes.
+        users: Most users, evenly spaced; 0: all.
+        seed: Of the draw.
+
+    Raises:
+        InputError: Other candidates, or a user has too few unmet items.
+    """
+    import numpy as np
+
+    from rexit.candidates import Met, draw_unmet, unmet_counts
+
+    if not candidates.drawn:
+        raise InputError(f"candidates {candidates}, expected uniform[:N] or popularity[:N] beside the catalog's own")
+    rows, train, items = catalog.split(split, missed=True), catalog.split("train", missed=True), len(catalog.items)
+    weights = np.ones(items)
+    if candidates.kind == "popularity":
+        weights = np.bincount(train.items[train.liked], minlength=items).astype(np.float64)
+    liked = [at for at in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows.users)) + 1) if rows.liked[at].any()]
+    likes = [at[rows.liked[at]] for at in spread(liked, users)]
+    owners = np.repeat(np.arange(len(likes)), [len(at) for at in likes])
+    history, met = catalog.user_table, []
+    for at in likes:
+        begin, end = history["history_offsets"][rows.users[at[0]] : rows.users[at[0]] + 2]
+        known = history["history_times"][begin:end] <= rows.times[at].max()
+        met.append(np.union1d(history["history_items"][begin:end][known], rows.items[at]))
+    of_all = Met.of(np.repeat(np.arange(len(met)), list(map(len, met))), np.concatenate(met).astype(np.int64), items)
+    if (fewest := int(unmet_counts(of_all, len(met), weights).min())) < candidates.count:
+        raise InputError(f"candidates {candidates}: a user has not met {fewest} items that may be drawn, expected as many")
+    chosen = draw_unmet(owners, of_all, weights, candidates.count, seed)
+    slates = []
+    for n, at in enumerate(likes):
+        negatives = np.setdiff1d(chosen[owners == n], rows.items[at])
+        slate_items = np.r_[np.unique(rows.items[at]), negatives]
+        labels = np.arange(len(slate_items)) < len(slate_items) - len(negatives)
+        user, inputs = catalog.users.id(int(rows.users[at[0]])), catalog.inputs.decode(rows.codes_of(int(at[0])))
+        slates.append(Slate(user, tuple(catalog.items.take(slate_items)), int(rows.times[at].min()), labels, inputs))
     return slates
 
 

@@ -28,12 +28,13 @@ from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.calibration import _count_as_traced
 from rexit.calibration.reporting import page
 from rexit.calibration.traces import Recording
+from rexit.candidates import Candidates
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure import Costs, depth_name
 from rexit.progress import silent
 from rexit.prompts.slates_file import SlatesFile
 from rexit.request import Request
-from rexit.slates import Slate
+from rexit.slates import Slate, drawn
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Eighteen users certify: that is enough for a large drop alone."""
@@ -598,3 +599,33 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
         run(place)
+
+
+def test_the_policy_is_judged_on_other_candidates_for_information(place: Path) -> None:
+    """One slate of each test user: all likes and drawn items, on which nothing is chosen or certified."""
+    plain = run(place)[1]
+    _, done = run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 1)))
+    assert done.policy == plain.policy and done.report["table"] == plain.report["table"]
+    also = done.report["also"]
+    assert also["candidates"] == "uniform:1" and also["users"] == 30 and set(also["metrics"]) == {"ndcg@5"}
+    values = also["metrics"]["ndcg@5"]
+    lost, low, high = values["lost"]
+    assert low <= lost <= high and lost == pytest.approx(values["full"] - values["policy"]) and 0.5 < values["full"] <= 1
+    sentence = f"On other candidates (uniform:1, 30 test users, not certified): NDCG@5 {values['policy']:.4f}, "
+    assert done.verdict.also is not None and done.verdict.also.startswith(sentence)
+    assert plain.report["also"] is None and plain.verdict.also is None
+    catalog = Catalog.open(place / "catalog")
+    for slate in drawn(catalog, "test", Candidates("popularity", 1)):
+        row = catalog.users.row(slate.user)
+        split = catalog.split("test")
+        own = split.users == row
+        assert (
+            set(slate.items) > set(catalog.items.take(split.items[own & split.liked])) == set(np.array(slate.items)[slate.liked])
+        )
+        assert len(set(slate.items)) == len(slate.items) and slate.as_of == split.times[own & split.liked].min()
+    for options in (OPTIONS, dataclasses.replace(OPTIONS, labels=False)):
+        bad = Candidates("retrieved", 5) if options.labels else Candidates("uniform", 1)
+        with pytest.raises(InputError, match=rf"also {bad}: other candidates are drawn from a catalog with labels"):
+            run(place, options=dataclasses.replace(options, also=bad), open_session=never)
+    with pytest.raises(InputError, match=r"candidates uniform:39: a user has not met \d+ items that may be drawn"):
+        run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 39)))

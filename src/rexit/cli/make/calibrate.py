@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rexit.candidates import Candidates
 from rexit.cli.common.arguments import (
     CatalogOption,
     DeviceOption,
@@ -44,12 +45,17 @@ def calibrate(
     tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Compare with the full model alone.")] = False,
-    slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates.")] = None,
+    slate: Annotated[
+        int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; retrieved or in --slates: all.")
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
     measure_costs: Annotated[bool, typer.Option("--measure-costs", help="With --from-traces: time this machine again.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
+    also: Annotated[
+        str | None, typer.Option(help="uniform:N or popularity:N: judge the policy on these candidates, too.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
@@ -80,6 +86,7 @@ def calibrate(
         from_traces=from_traces,
         measure_costs=measure_costs,
         negative_rate=negative_rate,
+        also=None if also is None else Candidates.parse(also),
     )
     check_one_source(catalog, slates)
     opened = open_bundle(bundle, variant)
