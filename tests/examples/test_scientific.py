@@ -1,0 +1,80 @@
+"""examples/scientific: tables from a zip of two users, what a cross-encoder reads, and a table's figures by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.data import ratings
+from rexit.candidates import Candidates
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.slates import Slate, cut
+from running.scripts import scripts_of
+
+scripts = scripts_of("examples/scientific")
+FOLDER = Path(__file__).parents[2] / "examples" / "scientific"
+ITEMS = {
+    str(n): {"title": f"Bolt {n}", "description": "Steel.<br> Long", "brand": "Acme", "categories": "Parts,Bolts"}
+    for n in range(12)
+}
+
+
+def test_tables_of_the_zip(tmp_path: Path) -> None:
+    archive = tmp_path / "scientific.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("Scientific.item.json", json.dumps(ITEMS))
+        file.writestr("Scientific.inter.json", json.dumps({"0": [3, 1, 2], "1": [0, 3]}))
+    command = [sys.executable, FOLDER / "prepare.py", tmp_path / "out", "--from"]
+    subprocess.run([*command, archive], check=True)
+    items = pl.read_csv(tmp_path / "out" / "items.csv")
+    text = "Bolt 2 Bolts. Acme. Steel. <br> Long"
+    assert items.row(2) == (2, "Bolt 2", "Bolts", "Acme. Steel. <br> Long", text) and len(items) == 12
+    purchases = pl.read_csv(tmp_path / "out" / "purchases.csv")
+    assert purchases.rows() == [(0, 3, 0), (0, 1, 1), (0, 2, 2), (1, 0, 1), (1, 3, 2)], "the last ones are at one place"
+    archive.write_text("no zip")
+    refused = subprocess.run([*command, archive], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "no zip with Scientific.item.json" in refused.stderr
+
+
+def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Path) -> None:
+    import pairs
+
+    data = ratings.write(tmp_path, ratings.TEMPLATE.replace("inputs = []", 'inputs = ["gcn", "item.count"]'))
+    options = IndexOptions(lightgcn=LightGCNOptions(dim=8, epochs=5), candidates=Candidates("retrieved", 12))
+    catalog = ratings.index_files(data, options)
+    rows = [(item, f"Film {item}", "Drama", " ".join(map(str, range(80)))) for item in range(1, ratings.ITEMS + 1)]
+    pl.DataFrame(rows, ["item_id", "title", "category", "about"], orient="row").write_csv(data / "products.csv")
+    pairs.main(data / "catalog", data / "products.csv", data / "pairs", 5)
+    written = [json.loads(line) for line in (data / "pairs" / "slates.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in written] == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
+    first = cut(catalog, "test")[0]
+    row = next(row for row in written if row["group"] == f"test-{first.user}")
+    assert row["label"] == first.liked.tolist() and len(row["score"]) == 12
+    assert row["candidates"][0] == f"Film {first.items[0]} Drama. {' '.join(map(str, range(56)))}"
+    earlier = ratings.interactions().filter((pl.col("user_id") == first.user) & (pl.col("timestamp") < first.as_of))
+    latest = earlier.sort("timestamp", "item_id")["item_id"].to_list()[::-1][:6]
+    assert row["query"] == "; ".join(f"Film {item}" for item in latest)
+
+
+def test_a_table_has_gains_over_users_and_groups_by_likes() -> None:
+    import table
+
+    slates = [Slate(n, (1, 2, 3), 0, np.array([True, False, False])) for n in range(3)]
+    best, worst = np.tile([3.0, 2.0, 1.0], 3), np.tile([1.0, 2.0, 3.0], 3)
+    rows = table.table({"exit zero": worst, "model": best}, slates, np.array([0, 3, 3]), "exit zero")
+    zero, model = rows
+    assert zero["ndcg@10"] == pytest.approx(0.5) and zero["gain"] == zero["low"] == zero["high"] == 0
+    assert model["ndcg@10"] == model["user auc"] == 1 and model["gain"] == model["low"] == model["high"] == pytest.approx(0.5)
+    assert list(model["by likes"].values()) == [1, 1, None, None] and list(model["by likes"]) == [
+        "0 (1)",
+        "1-4 (2)",
+        "5-19 (0)",
+        "20+ (0)",
+    ]
