@@ -200,6 +200,10 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
             f"{_size(bundle.catalog)}): give that one, or put this one in place by `rexit refresh {bundle.path} --catalog "
             f"{source.path}`"
         )
+    if isinstance(source, Catalog) and source.candidates.retrieved and (options.slate or 0) < source.candidates.count:
+        raise InputError(
+            f"slate {options.slate}: {source.path} has candidates {source.candidates}, which are ranked together: leave it out"
+        )
     source.roles.check(source.path, bundle.manifest.roles, bundle.path)
     if len(bundle.manifest.exits) < 2:
         raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")

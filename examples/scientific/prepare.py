@@ -4,7 +4,7 @@
 
 The zip has `Scientific.item.json` and `Scientific.inter.json`, as published with CollisionGenRec. Writes
 
-    OUT/items.csv         item_id, title, category (the last one), about (brand and description), text (all, for an encoder)
+    OUT/items.csv         item_id, title, category (the last one), about (brand and description), text (what an encoder embeds)
     OUT/purchases.csv     user_id, item_id, place
 
 There are no times. `place` counts each user's purchases from the end: all users' last ones are at the same place, so no prompt
@@ -26,6 +26,8 @@ import polars as pl
 from rexit.bundle.writer import new_folder
 from rexit.errors import script
 
+TEXT_WORDS = 40
+"""Of what is about a product, in the text that an encoder embeds: the first words say most."""
 ITEMS, PURCHASES = "Scientific.item.json", "Scientific.inter.json"
 
 
@@ -40,7 +42,7 @@ def products(items: Mapping[str, Mapping[str, str]]) -> pl.DataFrame:
         title, description = plain(item["title"]), plain(item["description"])
         category = plain(item["categories"].split(",")[-1])
         about = plain(f"{item['brand']}. {description}")
-        rows.append((int(number), title, category, about, f"{title} {category}. {about}"))
+        rows.append((int(number), title, category, about, f"{title} {category}. {' '.join(about.split()[:TEXT_WORDS])}"))
     return pl.DataFrame(rows, ["item_id", "title", "category", "about", "text"], orient="row").sort("item_id")
 
 

@@ -135,7 +135,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
-       Retrieved candidates of another moment are another slate; parts of a training slate without a like are left out.
+       Retrieved candidates of another moment are another slate. In training, and where a slate is cut into parts, those without
+       a like are left out: they tell nothing about ranking.
     3. A slate has one set of inputs, as a request has: it ends where an interaction's differ from the one before.
     4. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
@@ -241,7 +242,7 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)
     slices = [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
-    if catalog.candidates.retrieved and split == "train":
+    if catalog.candidates.retrieved and (split == "train" or size < catalog.candidates.count):
         slices = [part for part in slices if rows.liked[part].any()]
     return rows, slices
 
