@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from rexit.bundle import Catalog
@@ -34,7 +35,7 @@ class Texts:
     def __init__(self, catalog: Catalog, items: Path) -> None:
         self._catalog = catalog
         rows = {row["item_id"]: row for row in pl.read_csv(items).iter_rows(named=True)}
-        ids = catalog.items.take(list(range(len(catalog.items))))  # type: ignore[arg-type]
+        ids = catalog.items.take(np.arange(len(catalog.items)))
         self._titles = [_words(rows[item]["title"], TITLE_WORDS) for item in ids]
         self._documents = [
             f"{rows[i]['title']} {rows[i]['category']}. {_words(rows[i]['about'] or '', ABOUT_WORDS)}" for i in ids
@@ -43,7 +44,7 @@ class Texts:
     def history(self, slate: Slate) -> list[int]:
         """Returns the rows of the items that the user bought before the slate's moment, oldest first."""
         row, table = self._catalog.users.row(slate.user), self._catalog.user_table
-        begin, end = table["history_offsets"][row : row + 2]  # type: ignore[misc]
+        begin, end = table["history_offsets"][row : row + 2]
         known = table["history_times"][begin:end] < slate.as_of
         return list(map(int, table["history_items"][begin:end][known]))
 
