@@ -32,7 +32,7 @@ $(OUT)/minilm/config.json:
 	$(BIN)/python examples/finetune/fetch.py $(OUT)/minilm --model minilm
 
 $(OUT)/data/items.parquet: $(OUT)/data/items.csv $(OUT)/minilm/config.json
-	$(BIN)/python examples/encode.py $(OUT)/data/items.csv $@ --encoder $(OUT)/minilm --vector text_vector=text
+	$(BIN)/rexit embed $(OUT)/data/items.csv --model $(OUT)/minilm --text "{text}" --column text_vector --out $@
 
 $(OUT)/catalog/catalog.json: $(OUT)/data/items.parquet $(OUT)/smollm2/config.json $(HERE)/prompt.toml
 	$(INDEX) --template $(HERE)/prompt.toml --out $(OUT)/catalog

@@ -224,8 +224,8 @@ def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
     assert done.report["policy"]["kind"] != "full depth" and done.policy.certificate is None
     assert done.verdict.guarantee == (
-        "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 124 users, which is right for many "
-        "users, not for few."
+        "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 124 users, which is right for many, "
+        "not for few."
     )
     _, done = run(crowd, noise=(2.5, 2.0, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.001))
     failed = done.report["candidates"][0]
