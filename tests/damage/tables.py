@@ -87,6 +87,13 @@ CASES = table(
         lambda a: np.zeros((len(a), (1 << 16) + 1), np.int32),
         "opening",
     ),
+    Row(
+        "tokenizer_larger_than_the_model",
+        "CORRUPT",
+        "tokenizer: vocab_size is 65, the model's is 64",
+        CATALOG,
+        {"/tokenizer/vocab_size": 65},
+    ),
     # of the text that all prompts begin with
     corrupt("token_beyond_the_vocabulary", "`tokens`[1]", PIECES, "tokens", put(1, VOCABULARY), "opening"),
     corrupt("embedding_that_is_nan", "`embeddings`[3]", ITEMS, "embeddings", put(3, np.nan), "verifying"),
@@ -235,6 +242,16 @@ IN_LISTS = table(
 )
 
 
+@case("CORRUPT", "expected 0 to 64 exclusive", "running")
+def token_that_the_model_alone_has(folder: Path) -> None:
+    change_json(folder, MANIFEST, {"/model/vocab_size": 128})
+    change_table(folder, PIECES, {"tokens": put(3, 64)})
+    refresh(folder)
+
+
+CASES |= table(token_that_the_model_alone_has)
+
+
 def vectors(name: str, names: str, tensor: str, value: Any, found: str = "opening", status: str = "CORRUPT") -> Row:
     return Row(name, status, names, VECTORS, {tensor: value}, found)
 
@@ -308,7 +325,6 @@ WITH_VECTORS = table(
             "/prompt/vectors": [{"name": str(n), "count": 16} for n in range(10_000)],
         },
     ),
-    program("tokenizer_larger_than_the_model", "tokenizer: vocab_size is 65, the model's is 64", {"/tokenizer/vocab_size": 65}),
     program(
         "items_vector_in_the_prefix",
         "`item_vector` depends on the target item",
@@ -358,13 +374,3 @@ WITH_VECTORS = table(
         "OK",
     ),
 )
-
-
-@case("CORRUPT", "expected 0 to 64 exclusive", "running")
-def tokens_that_are_ids_of_vectors(folder: Path) -> None:
-    change_json(folder, MANIFEST, {"/model/vocab_size": 128})
-    change_table(folder, PIECES, {"tokens": put(3, 64)})
-    refresh(folder)
-
-
-WITH_VECTORS |= table(tokens_that_are_ids_of_vectors)

@@ -1,7 +1,8 @@
 """Requests that are refused, and the line that says why. One door is tested with all of them, the others with three.
 
 Rows are changes to `GOOD`. The bundle of `write_bundle_with_inputs` places a device (tv, phone or 7), an hour (from 0 to below
-24), a query (at most 6 tokens), a price of 3 digits and, optionally, a note (at most 4).
+24), a query (at most 6 tokens), a price of 3 digits and, optionally, a note (at most 4). Its tokenizer has 64 tokens, its model
+128.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.bundle_files import add_tokenizer
+from builders.bundles.bundle_files import add_tokenizer, pad_vocabulary
 from builders.bundles.catalog import make_catalog, with_inputs
 from builders.bundles.reranker import words_tokenizer
 
@@ -33,6 +34,7 @@ def write_bundle_with_inputs(folder: Path) -> Path:
     prompt["candidate"].append({"op": "input", "name": "price", "pieces": list(range(11))})
     bundle = write_bundle(folder, BundleOptions(catalog))
     add_tokenizer(bundle, words_tokenizer().to_str())
+    pad_vocabulary(bundle)
     return bundle
 
 
@@ -227,5 +229,9 @@ REFUSALS = [
     ),
     in_json("an id that is an array", '{BASE, "id": [1]}', "id is an array, expected a string or a number"),
     in_json("a candidate without tokens", '{"candidates": [[2], []]}', "candidates[1]…"),
-    in_json("a candidate's token outside", '{"candidates": [[2], [3, 64]]}', f"candidates[1][1] is 64, {TOKEN}"),
+    in_json(
+        "a candidate's token outside",
+        '{"candidates": [[2], [3, 128]]}',
+        "candidates[1][1] is 128, expected a token id from 0 to 127",
+    ),
 ]

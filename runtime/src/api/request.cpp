@@ -144,7 +144,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         if (pair_size_ != 2) refuse_pair("fewer");
         return enter(Place::recent);
       case Place::input_tokens:
-        input().check_tokens(codes(), bundle_.vocabulary());
+        input().check_tokens(codes(), bundle_.text_vocabulary());
         return enter(Place::inputs);
       case Place::candidate:
         return enter(Place::candidates);

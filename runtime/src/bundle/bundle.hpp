@@ -93,7 +93,9 @@ class Bundle {
   const Catalog& catalog() const noexcept { return *catalog_; }  // only if has_catalog()
   // Without a catalog: empty, with the lengths that the manifest gives.
   const Program& program() const noexcept { return catalog_ != nullptr ? catalog_->program : tokens_only_; }
-  // Token ids are below this.
+  // Token ids of a text input are below this: its tokens are the tokenizer's, which may have fewer than the model.
+  std::size_t text_vocabulary() const noexcept { return static_cast<std::size_t>(program().first_vector); }
+  // Token ids of prompts are below this.
   std::size_t vocabulary() const noexcept {
     return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
   }

@@ -144,7 +144,7 @@ class GoldenSamples {
     if (end - begin > input.max_codes() || (begin == end && !input.is_optional()))
       fail(REXIT_CORRUPT, file_.path(), ": `", input.name(), "` of slate ", slate, " has ", end - begin, " codes, expected ",
            input.is_optional() ? 0 : 1, " to ", input.max_codes());
-    const std::size_t code_limit = input.is_text() ? bundle_.vocabulary() : input.size();
+    const std::size_t code_limit = input.is_text() ? bundle_.text_vocabulary() : input.size();
     codes.clear();
     for (std::size_t i = begin; i < end; ++i)
       codes.push_back(std::int32_t(index_at(file_, "input_codes", codes_, i, code_limit)));

@@ -23,6 +23,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def pad_vocabulary(folder: Path) -> None:
+    """The model has more token ids than the catalog's tokenizer, as embeddings padded to a multiple have."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["vocab_size"] *= 2
+    write_json(folder / "manifest.json", manifest)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

@@ -196,7 +196,9 @@ Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
       users(d.table("users"), d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"), d.probes()),
       items(d.table("items"), d.kind("item"), d.count("items"), d.count("interactions"), dim),
-      pieces(d.table("pieces"), d.count("pieces"), d.vocabulary) {
+      pieces(d.table("pieces"), d.count("pieces"), d.tokenizer()) {
+  if (d.tokenizer() > d.vocabulary)
+    fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size());
   items.fields = field_columns(items.table, items.ids.size());
@@ -206,11 +208,6 @@ Catalog::Catalog(const Description& d)
                    {piece_count, items.ids.size(), d.tokenizer(), d.max_positions, lookup(users.table, field_prefix, "field"),
                     lookup(items.table, field_prefix, "field"), lookup(items.table, vector_prefix, "column of vectors")});
   if (!program.numbers.empty()) zero = d.folder + "/" + zero_name;
-  if (!program.has_vectors()) return;
-  // Otherwise ids of vectors would read as tokens, and tokens as vectors.
-  if (d.tokenizer() > d.vocabulary)
-    fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
-  pieces.vocabulary = d.tokenizer();
 }
 
 void Catalog::check() const {

@@ -104,7 +104,7 @@ struct Pieces {
   Safetensors table;
   Array<std::int64_t> offsets;  // [pieces + 1]
   Array<std::int32_t> tokens;   // below `vocabulary`
-  std::size_t vocabulary;       // of the model; of the tokenizer if prompts have vectors
+  std::size_t vocabulary;       // of the tokenizer
 
   Pieces(File file, std::size_t count, std::size_t vocabulary_size);
 
@@ -121,8 +121,8 @@ struct Embeddings {
 
 class Catalog {
  public:
-  // Opens the catalog in a folder of `bundle`. `vocabulary` is the model's; tokens of pieces must be below it. The program's
-  // maximum lengths are capped at `max_positions`.
+  // Opens the catalog in a folder of `bundle`. `vocabulary` is the model's; the tokenizer's must not be larger. The
+  // program's maximum lengths are capped at `max_positions`.
   Catalog(const Folder& bundle, const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
   // Opens tables alone, while or after a catalog is made. `description`: what catalog.json says, or will say. Prompts may be of
   // any length.

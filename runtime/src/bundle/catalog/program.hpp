@@ -78,8 +78,8 @@ struct Program {
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
   std::vector<Number> numbers;                                  // columns of exit zero's input; empty: no exit zero
 
-  // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the
-  // vector of the request's user.
+  // Ids below `first_vector` are the tokenizer's, also without vectors. The vectors' ids follow, table by table. The last id,
+  // `user_vector`, stands for the vector of the request's user.
   std::vector<VectorTable> vectors;
   std::int32_t first_vector = 0, user_vector = 0;
   bool has_user_vector = false;
