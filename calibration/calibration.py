@@ -104,13 +104,13 @@ def calibrate(
         traces = {name: join(part, recording.log_odds[name], name) for name, part in slates.items()}
         costs = profile.costs(recording.prefix_tokens, recording.candidate_tokens, bundle.variant.max_tokens)
         if profile.is_unreliable:
-            costs = counted_costs(costs, bundle.manifest.exits, recording, traces["validation"].offsets)
+            costs = counted_costs(costs, bundle.exits, recording, traces["validation"].offsets)
         progress("search", 0, 1)
         decision = decide(
             validation=traces["validation"],
             test=traces["test"],
             costs=costs,
-            depths=bundle.manifest.exits,
+            depths=bundle.exits,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
         )
@@ -205,7 +205,7 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
             f"slate {options.slate}: {source.path} has candidates {source.candidates}, which are ranked together: leave it out"
         )
     source.roles.check(source.path, bundle.manifest.roles, bundle.path)
-    if len(bundle.manifest.exits) < 2:
+    if len(bundle.exits) < 2:
         raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
     return goal
 
@@ -250,7 +250,7 @@ def _recording(
     former = None
     if options.from_traces:
         pairs = {name: sum(len(slate.items) for slate in part) for name, part in slates.items()}
-        former = Recording.read(path, len(bundle.manifest.exits), made_of, pairs)
+        former = Recording.read(path, len(bundle.exits), made_of, pairs)
         _check_machine(path, former.profile.conditions, options)
         if not options.measure_costs:
             return former
@@ -260,7 +260,7 @@ def _recording(
         recording = Recording(
             log_odds,
             _profile(session, bundle, timed, options, progress),
-            *mean_tokens(session, timed, bundle.manifest.exits),
+            *mean_tokens(session, timed, bundle.exits),
             made_of,
             request_quantiles(session, slates["validation"]),
         )
@@ -319,7 +319,7 @@ def _profile(
     here = Conditions.here(bundle, options.device, options.threads)
 
     def measure() -> CostProfile:
-        limit, depths = bundle.variant.max_tokens, bundle.manifest.exits
+        limit, depths = bundle.variant.max_tokens, bundle.exits
         return measure_costs(session, timed, depths, limit, here, repeats=options.repeats, progress=progress)
 
     profile = measure()
@@ -362,7 +362,7 @@ def _timings(
     progress: Progress,
 ) -> Timings:
     """The policy and each forced exit, as deployed."""
-    modes, variant = (None, *range(len(bundle.manifest.exits))), bundle.variant
+    modes, variant = (None, *range(len(bundle.exits))), bundle.variant
     with bundle_copy(bundle.path, variant.name) as folder:
         policy.write(folder / "variants" / variant.name / POLICY_FILE)
         with contextlib.closing(open_session(folder)) as session:

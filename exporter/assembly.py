@@ -99,7 +99,6 @@ class Draft:
         self,
         judged: Judged,
         zero: Sequence[NDArray[np.float32]],
-        exits: Sequence[int],
         model: Model,
         catalog_sha256: str | None,
         max_tokens: int,
@@ -111,7 +110,6 @@ class Draft:
         Args:
             judged: golden samples, parity and quality.
             zero: exit zero's log-odds of the golden slates' candidates, [n] each; empty: there is no exit zero.
-            exits: depths in layers of the segments.
             model: the bundle's model.
             catalog_sha256: digest of the bundle's catalog; None if it has none.
             max_tokens: maximum number of candidate tokens in one pass.
@@ -138,7 +136,9 @@ class Draft:
                 "tolerance": judged.tolerance,
                 "samples": pairs,
                 "slates": len(judged.slates),
-                "exits": [{"layers": depth, **row} for depth, row in zip(exits, judged.differences, strict=True)],
+                "exits": [
+                    {"layers": segment.layers[1], **row} for segment, row in zip(self.segments, judged.differences, strict=True)
+                ],
             },
             files={path.name: FileEntry.of(path) for path in sorted(self.folder.iterdir())},
             quality=judged.quality,

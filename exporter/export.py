@@ -7,16 +7,18 @@
    log-odds are more than `tolerance` away from PyTorch's, nothing is written.
 5. Derive every variant from these graphs by its target's passes, some of which need activations on real prompts.
 6. Judge the variants. A variant of lower precision must pass its gate on validation prompts (`rexit.exporter.gate.quality`), and
-   all ways of running it must agree on the golden slates. Variants that fail are left out; if none passes, nothing is written.
+   all ways of running it must agree on the golden slates. An exit that does not pass is left out: the segments around it are
+   traced as one. Variants whose last exit fails are not written; if none passes, nothing is.
 7. Write the manifests. Only then does the folder become the bundle.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_token
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.parity import golden_slates
-from rexit.exporter.gate.quality import Judge, Judged, Prompts
+from rexit.exporter.gate.quality import Judge, Judged, Prompts, judge
 from rexit.exporter.graph.chain import Activations, Chain, sample
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
@@ -125,35 +127,24 @@ def export_bundle(
             rotation.rotate(loaded.checkpoint.decoder, loaded.checkpoint.heads, loaded.turn)
         clock.lap("rotation")
         base_target = targets[0].base or targets[0]  # all precisions of a target share a base
-        make = _DraftMaker(folder, targets, len(loaded.modules) * len({base_target, *targets}), progress)
-        base = make.draft(base_target)
+        depths, model = loaded.checkpoint.exits, loaded.model
+        make = _DraftMaker(folder, targets, len(depths) * len({base_target, *targets}), progress)
         progress("segments", 0, make.segments)
-        base.trace(loaded.modules)
-        clock.lap("segments")
-        chain = base.chain(options.max_tokens, loaded.vectors)
-        differences, pairs = parity.compare(chain, tracked(golden, "parity", progress))
-        parity.check(differences, loaded.checkpoint.exits, options.tolerance)
-        exact = Judged(golden, differences, options.tolerance, None)
-        clock.lap("parity")
-        sampled: Sequence[Activations] = [{}] * len(loaded.modules)
-        if prompts := loaded.samples.sampled:
-            sampled = sample(chain, prompts, progress)
-            clock.lap("activations")
-        drafts = [base if target is base_target else make.draft(target) for target in targets]
+        base = _Base.trace(make.draft(base_target), loaded, depths, golden, options, progress, clock)
+        drafts = [base.draft if target is base_target else make.draft(target) for target in targets]
         for draft in drafts:
-            if draft is not base:
-                draft.derive(base, sampled)
+            if draft is not base.draft:
+                draft.derive(base.draft, base.sampled)
         clock.lap("variants")
-        verdicts = _judged(loaded, chain, exact, base, drafts, options, progress)
+        verdicts = _judged(loaded, base, make, drafts, options, progress, clock)
         clock.lap("quality")
         progress("write", 0, 1)
-        depths, model = loaded.checkpoint.exits, loaded.model
         written = tuple(
-            draft.write(judged, zero, depths, model, loaded.catalog_sha256, options.max_tokens, pairs, loaded.unrotated)
+            draft.write(judged, zero, model, loaded.catalog_sha256, options.max_tokens, base.pairs, loaded.unrotated)
             for draft, judged in verdicts.passed
         )
         if base_target not in targets:
-            shutil.rmtree(base.folder)
+            shutil.rmtree(base.draft.folder)
         gone = _write(folder, loaded, [variant.name for variant in written], old, out, options)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         progress("write", 1, 1)
@@ -165,7 +156,7 @@ def export_bundle(
             verdicts.refused,
             gone,
             len(verdicts.passed[0][1].slates),
-            pairs,
+            base.pairs,
             total,
             clock.seconds,
             verdicts.doubt,
@@ -193,8 +184,8 @@ class _Samples:
 class _Loaded:
     """A checkpoint and its slates, which fit together.
 
-    model, exits: of the manifest. catalog_sha256: None without a catalog. modules: by segment. unrotated: why the model cannot be
-    rotated; None if it can, by `turn`.
+    model, exits: of the manifest. catalog_sha256: None without a catalog. vocabulary: ids from it on are vectors; None: prompts
+    have none. unrotated: why the model cannot be rotated; None if it can, by `turn`.
     """
 
     checkpoint: Checkpoint
@@ -202,10 +193,22 @@ class _Loaded:
     model: Model
     exits: tuple[int, ...]
     catalog_sha256: str | None
-    modules: Sequence[SegmentModule]
+    vocabulary: int | None
     unrotated: str | None
     turn: Tensor | None
     vectors: Vectors | None
+
+    def modules(self, exits: Sequence[int]) -> list[SegmentModule]:
+        """Returns the segments between some of the checkpoint's exits, which share its weights."""
+        decoder, heads = self.checkpoint.decoder, self.checkpoint.heads
+        modules = []
+        for begin, end in itertools.pairwise((0, *exits)):
+            k = self.checkpoint.exits.index(end)
+            if begin == 0 and self.vocabulary is not None:
+                modules.append(SegmentWithVectors(decoder, heads, k, end, self.vocabulary).eval())
+            else:
+                modules.append(SegmentModule(decoder, heads, k, begin, end).eval())
+        return modules
 
 
 def _load(
@@ -238,21 +241,20 @@ def _load(
     has_zero = source.has_scores if isinstance(source, SlatesFile) else bool(source.numbers)
     exits = (0, *loaded.exits) if has_zero else loaded.exits
     preflight.check_same_origin(out, old, model, exits, catalog_sha256, loaded.reranker)
-    borders = zip((0, *loaded.exits), loaded.exits, strict=False)
-    modules = [SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)]
-    if catalog and (ids := catalog.vector_ids):
-        modules[0] = SegmentWithVectors(loaded.decoder, loaded.heads, loaded.exits[0], ids.vocabulary).eval()
-    parameters = sum(p.numel() for module in modules for p in module.parameters())
-    base = targets[0].base or targets[0]
-    weights = parameters * (4 + 2 * sum(target is not base for target in targets))
+    ids = catalog.vector_ids if catalog else None
     unrotated = rotation.obstacle(loaded.decoder)
     turn = None if unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
     vectors = None
     if catalog and loaded.projectors is not None:
         vectors = Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), turn)
+    vocabulary = ids.vocabulary if ids else None
+    fitting = _Loaded(loaded, samples, model, exits, catalog_sha256, vocabulary, unrotated, turn, vectors)
+    parameters = sum(p.numel() for module in fitting.modules(loaded.exits) for p in module.parameters())
+    base = targets[0].base or targets[0]
+    weights = parameters * (4 + 2 * sum(target is not base for target in targets))
     tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
     preflight.check_space(out, weights + tables + (vectors.bytes if vectors else 0), "the bundle needs about")
-    return _Loaded(loaded, samples, model, exits, catalog_sha256, modules, unrotated, turn, vectors)
+    return fitting
 
 
 def _reference(
@@ -267,13 +269,13 @@ def _reference(
 
 
 class _DraftMaker:
-    """Makes drafts in `folder`, and counts their segments. targets: those that become variants."""
+    """Makes drafts in folders of their own, and counts their segments. targets: those that become variants."""
 
     def __init__(self, folder: Path, targets: Sequence[Target], segments: int, progress: Progress) -> None:
         self._folder, self._targets, self.segments, self._progress, self._done = folder, targets, segments, progress, 0
 
-    def draft(self, target: Target) -> Draft:
-        place = self._folder / ("traced" if target not in self._targets else f"variants/{target.variant}")
+    def draft(self, target: Target, folder: str | None = None) -> Draft:
+        place = self._folder / (folder or ("traced" if target not in self._targets else f"variants/{target.variant}"))
         place.mkdir(parents=True)
         return Draft(target, place, self._segment_done, lambda name: self._show(f"segments{DETAIL}{target.precision}, {name}"))
 
@@ -283,6 +285,44 @@ class _DraftMaker:
 
     def _show(self, what: str) -> None:
         self._progress(what, self._done, self.segments)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """float32 graphs that agree with PyTorch, which variants are derived from.
+
+    exact: of the golden slates. pairs: number of candidates that were also run one by one. sampled: rows by segment.
+    """
+
+    draft: Draft
+    chain: Chain
+    exact: Judged
+    pairs: int
+    sampled: Sequence[Activations]
+
+    @classmethod
+    def trace(
+        cls,
+        draft: Draft,
+        loaded: _Loaded,
+        exits: Sequence[int],
+        golden: Sequence[GoldenSlate],
+        options: ExportOptions,
+        progress: Progress,
+        clock: Clock,
+    ) -> _Base:
+        """Traces the segments between exits. golden: with PyTorch's log-odds at these. Raises ParityError, CheckpointError."""
+        draft.trace(loaded.modules(exits))
+        clock.lap("segments")
+        chain = draft.chain(options.max_tokens, loaded.vectors)
+        differences, pairs = parity.compare(chain, tracked(golden, "parity", progress))
+        parity.check(differences, exits, options.tolerance)
+        clock.lap("parity")
+        sampled: Sequence[Activations] = [{}] * len(exits)
+        if prompts := loaded.samples.sampled:
+            sampled = sample(chain, prompts, progress)
+            clock.lap("activations")
+        return cls(draft, chain, Judged(list(golden), differences, options.tolerance, None), pairs, sampled)
 
 
 @dataclass(frozen=True)
@@ -296,30 +336,45 @@ class _Verdicts:
 
 def _judged(
     loaded: _Loaded,
-    chain: Chain,
-    exact: Judged,
-    base: Draft,
+    base: _Base,
+    make: _DraftMaker,
     drafts: Sequence[Draft],
     options: ExportOptions,
     progress: Progress,
+    clock: Clock,
 ) -> _Verdicts:
     """Judges the variants and removes the graphs of those that fail. Raises the first one's error if none passes."""
-    prompts = loaded.samples.prompts
-    judge = prompts and Judge(chain, loaded.checkpoint.exits, prompts, options.accept_loss, progress)
+    prompts, depths, golden = loaded.samples.prompts, loaded.checkpoint.exits, base.exact.slates
+    judges = prompts and Judge(base.chain, depths, prompts, progress)
     passed, refused = [], dict[str, ParityError]()
     for draft in drafts:
-        if not judge or draft is base:
-            passed.append((draft, exact))
+        if not judges or draft is base.draft:
+            passed.append((draft, base.exact))
             continue
+        target = draft.target
         try:
             own = draft.chain(options.max_tokens, loaded.vectors)
-            passed.append((draft, judge.judge(draft.target, own, exact.slates)))
+            quality = judges.assess(target, own)
+            if not options.accept_loss and (left_out := quality.dispensable()):
+                kept = [k for k, depth in enumerate(depths) if depth not in left_out]
+                shutil.rmtree(draft.folder)
+                slates = [replace(slate, log_odds=np.ascontiguousarray(slate.log_odds[:, kept])) for slate in golden]
+                exits, merged = [depths[k] for k in kept], make.draft(base.draft.target, "merged")
+                fewer = _Base.trace(merged, loaded, exits, slates, options, progress, clock)
+                draft = make.draft(target)
+                draft.derive(fewer.draft, fewer.sampled)
+                shutil.rmtree(merged.folder)
+                clock.lap("variants")
+                own = draft.chain(options.max_tokens, loaded.vectors)
+                quality = judges.assess(target, own, left_out)
+            quality.check(options.accept_loss)
+            passed.append((draft, judge(target, own, golden, quality)))
         except ParityError as exc:
-            refused[draft.target.variant] = exc
+            refused[target.variant] = exc
             shutil.rmtree(draft.folder)
     if not passed:
         raise next(iter(refused.values()))
-    return _Verdicts(passed, {name: str(error) for name, error in refused.items()}, judge.doubt() if judge else None)
+    return _Verdicts(passed, {name: str(error) for name, error in refused.items()}, judges.doubt() if judges else None)
 
 
 def _write(

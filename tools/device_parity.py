@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = Bundle.open(arguments.bundle, arguments.variant)
     tolerance = float(bundle.variant.parity["tolerance"])
-    worst = {prefix: np.zeros(len(bundle.manifest.exits)) for prefix in ("cold", "warm")}
+    worst = {prefix: np.zeros(len(bundle.exits)) for prefix in ("cold", "warm")}
     with (
         rexit.open(arguments.bundle, variant=arguments.variant, device=arguments.device) as device,
         rexit.open(arguments.bundle, variant=arguments.variant, device="cpu") as cpu,
@@ -61,7 +61,7 @@ def main() -> None:
     passed = all(float(distances.max()) <= tolerance for distances in worst.values())
     exits = [
         {"layers": layers, **{prefix: float(distances[k]) for prefix, distances in worst.items()}}
-        for k, layers in enumerate(bundle.manifest.exits)
+        for k, layers in enumerate(bundle.exits)
     ]
     result = {"variant": arguments.variant, "device": arguments.device or bundle.variant.target, "passed": passed}
     print(json.dumps({**result, "tolerance": tolerance, "exits": exits, "memory": memory}, indent=1))

@@ -34,7 +34,7 @@ def main() -> None:
     if args.expected:
         policies.BUDGETS = tuple(share for share in policies.BUDGETS if share * args.max_drop <= args.expected)
     bundle = Bundle.open(args.bundle, args.variant)
-    layers = np.diff(bundle.manifest.exits, prepend=0)
+    layers = np.diff(bundle.exits, prepend=0)
     segments = tuple(SegmentCost(0.0, float(count), 0.0, float(count)) for count in layers)
     profile = CostProfile(Conditions.here(bundle, None, args.threads), 0.0, segments, 0.0)
     options = CalibrationOptions(

@@ -70,14 +70,14 @@ def recorded(source: Catalog | SlatesFile, bundle: Bundle, slate: int, max_slate
         "max_slates": max_slates,
     }
     pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
-    record = Recording.read(bundle.folder / TRACES_FILE, len(bundle.manifest.exits), made_of, pairs)
+    record = Recording.read(bundle.folder / TRACES_FILE, len(bundle.exits), made_of, pairs)
     return record, {name: join(part, record.log_odds[name], name) for name, part in slates.items()}
 
 
 def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_slates: int) -> Seed:
     """Returns the ways to stop of one bundle."""
     record, traces = recorded(catalog, bundle, slate, max_slates)
-    depths = bundle.manifest.exits
+    depths = bundle.exits
     costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens)
     test = traces["test"]
     goal = Goal((metrics.parse(METRIC),), max(DROPS), top_k=top_k)

@@ -251,7 +251,7 @@ def rival(rules: Sequence[Rule], choosing: Evaluation, certifying: Evaluation, t
 def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle: Bundle, goal: Goal) -> dict[str, Result]:
     """Returns every rule's result for one division of the users."""
     renamed = replace(validation, ids=tuple(f"{number} {user}" for user in validation.ids))  # a role follows from the id
-    depths = bundle.manifest.exits
+    depths = bundle.exits
     decision = decide(validation=renamed, test=test, costs=costs, depths=depths, variant_sha256=bundle.variant_sha256, goal=goal)
     choosers, certifiers = split_users(renamed)
     maps = decision.choice.maps
@@ -297,7 +297,7 @@ def main() -> None:
     with safe_open(bundle.folder / TRACES_FILE, "np") as file:
         made_of = json.loads(file.metadata()["rexit"])["made_of"]
     record, traces = recorded(source, bundle, made_of["slate"], made_of["max_slates"])
-    goal, costs = Goal((metrics.parse(METRIC),), top_k=TOP), unit_costs(record, bundle.manifest.exits)
+    goal, costs = Goal((metrics.parse(METRIC),), top_k=TOP), unit_costs(record, bundle.exits)
     results = [division(n, traces["validation"], traces["test"], costs, bundle, goal) for n in range(args.divisions)]
     Console(width=160).print(table(results))
 

@@ -85,7 +85,7 @@ class Findings:
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
     """Returns the content of `report.json`: plain JSON values."""
-    depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
+    depths, decision, timings, profile = bundle.exits, findings.decision, findings.timings, findings.profile
     policy, test = decision.policy, findings.traces["test"]
     stops, p = policy.stops(test.log_odds, test.offsets), policy.probabilities(test.log_odds)
     last = np.full(len(test), len(depths) - 1)

@@ -81,7 +81,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "depths": [depth_name(e["layers"]) for e in report["exits"][:-1]],
         "looked_up": next((e["stopped"] for e in report["exits"] if e["layers"] == 0), 0.0),
         "layers": bundle.manifest.model.layers,
-        "exits": bundle.manifest.exits,
+        "exits": bundle.exits,
         "slate": SLATE,
         "slate_ms_full": cold["full depth"],
         "slate_ms_exit": cold["calibrated"],

@@ -62,7 +62,7 @@ def recorded_log_odds(bundle: Bundle, file: SlatesFile) -> NDArray[np.float32]:
     slates."""
     pairs = {name: sum(len(slate.items) for slate in file.cut(name)) for name in ("validation", "test")}
     made_of = {"variant_sha256": bundle.variant_sha256, "slates_sha256": file.sha256, "slate": file.largest}
-    return Recording.read(bundle.folder / TRACES_FILE, len(bundle.manifest.exits), made_of, pairs).log_odds["test"]
+    return Recording.read(bundle.folder / TRACES_FILE, len(bundle.exits), made_of, pairs).log_odds["test"]
 
 
 @script
@@ -78,7 +78,7 @@ def main(path: Path, slates: Path, variant: str | None) -> None:
     stops = policy.stops(log_odds, offsets)
     calibrated = policy.calibrated(log_odds)
     by_policy = np.take_along_axis(calibrated, stops[:, None], 1)[:, 0]
-    depths = np.array(bundle.manifest.exits)
+    depths = np.array(bundle.exits)
     rows, layers, cost = [], [], np.zeros(2)
     for slate, start, end in zip(test, offsets, offsets[1:], strict=False):
         lengths = np.array([len(tokens) for tokens in slate.candidates])

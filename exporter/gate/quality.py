@@ -7,8 +7,12 @@ prefixes. The test split is reserved for final figures.
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
    bootstrap over users.
-3. The gate has the lowest correlation and the largest loss of AUC that the target allows, at every exit. A variant passes if the
-   bad end of the interval is allowed, and fails if the good end is not. In between it is undecided; more slates may decide.
+3. At every exit both are judged without labels, by slates: NDCG@10 with float32's last probability as gain, and its change, with
+   the same bootstrap. Two candidates that swap places cost what float32 sees between them, so few queries give a narrow interval.
+4. The gate has the lowest correlation and the largest loss that the target allows. An exit passes if the bad end of the interval
+   is allowed, and fails if the good end is not. In between it is undecided. Labels decide if they can; if not, or without them,
+   float32's probabilities do.
+5. A variant is written without the exits that do not pass; its last exit must.
 
 The mean AUC within users would decide nothing: two candidates that swap places in a slate of eight change that user's AUC by
 1/16, so with hundreds of users its interval is wider than any allowed loss.
@@ -16,21 +20,21 @@ The mean AUC within users would decide nothing: two candidates that swap places 
     prompts = Prompts.draw(catalog, 400)
     expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens), "fp32")          # once for all variants
     actual = prompts.log_odds(Chain(variant_folder, segments, max_tokens), "int8")
-    quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, actual)
+    quality = assess(prompts, exits, Gate(correlation=0.995, drop=0.001), expected, actual)
     quality.check()                                                                # raises QualityError
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import ranking
+from rexit.audit.losses import Loss, SlateLosses
 from rexit.baselines import doubt_without_labels
 from rexit.bundle.files import json_values
 from rexit.bundle.golden import GoldenSlate
@@ -41,7 +45,7 @@ from rexit.exporter.graph.targets import Gate, Target
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs, Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
-from rexit.ranking import MIN_USERS, auc, auc_difference
+from rexit.ranking import MIN_USERS, NDCG_AT, auc, auc_difference, mean_by_user
 from rexit.slates import cut, draw
 
 LogOdds = NDArray[np.float32]
@@ -55,7 +59,7 @@ class Prompts:
     """Validation slates with their prompts.
 
     prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split.
-    labelled: False: `liked` is drawn from the float32 model's last answer, once that is known (`Judge`).
+    labelled: False: `liked` says nothing.
     """
 
     prompts: list[Prompt]
@@ -80,21 +84,19 @@ class Prompts:
         prompts = tracked(self.prompts, f"validation slates, {precision}", progress)
         return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
 
-    def with_labels(self, liked: NDArray[np.bool_]) -> Prompts:
-        """The same with other labels, bool [pairs]."""
-        return replace(self, pairs=replace(self.pairs, liked=liked))
-
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def shortage(self) -> str | None:
-        """Why the slates cannot show a loss of AUC; None if they can."""
-        return None if not self.labelled and self.pairs.user_count >= MIN_USERS else shortage(self.pairs)
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each slate's pairs begin, and their number: int64 [slates + 1]."""
+        return np.cumsum([0, *(len(prompt.candidates) for prompt in self.prompts)], dtype=np.int64)
 
     def check(self) -> None:
-        """Raises InputError if the slates cannot show a loss of AUC."""
-        if reason := self.shortage():
-            raise InputError(f"{self}: {reason}; {self.remedy}")
+        """Raises InputError if the slates are too few to show a loss."""
+        if self.pairs.user_count < MIN_USERS:
+            few = f"{self.pairs.user_count} {self.pairs.noun} are too few to judge a variant by, at least {MIN_USERS} are needed"
+            raise InputError(f"{self}: {few}; {self.remedy}")
 
     @property
     def remedy(self) -> str:
@@ -106,13 +108,14 @@ class Prompts:
         return f"{len(self)} validation slates of {self.pairs.user_count} {self.pairs.noun}"
 
 
-def shortage(pairs: LabelledPairs) -> str | None:
-    """Why the pairs cannot show a loss of AUC; None if they can."""
-    if pairs.user_count < MIN_USERS:
-        return f"{pairs.user_count} {pairs.noun} are too few to judge a variant by, at least {MIN_USERS} are needed"
-    if pairs.liked.all() or not pairs.liked.any():
-        return f"all {len(pairs.liked)} pairs are {'positive' if pairs.liked[0] else 'negative'}, so there is no AUC"
-    return None
+Interval = tuple[float, float]
+"""The ends of a 95 % interval over users."""
+
+
+def _verdict(change: Interval | None, drop: float) -> Verdict:
+    if change is None or change[0] < -drop <= change[1]:
+        return "undecided"
+    return "passed" if change[0] >= -drop else "failed"
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class ExitQuality:
     """An exit of a variant against float32. Figures without a value are NaN.
 
     layers: depth. correlation: correlation of the log-odds. mean, worst: |difference| of the log-odds.
-    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot show it.
+    auc_change: AUC minus float32's; None if the slates cannot show it.
+    overlap: share of float32's first ten that are the variant's first ten, over slates with more candidates.
+    ndcg_change: expected NDCG@10 minus float32's; None if the slates cannot show it.
     """
 
     layers: int
@@ -129,23 +134,25 @@ class ExitQuality:
     worst: float
     auc_fp32: float
     auc: float
-    auc_change: tuple[float, float] | None
+    auc_change: Interval | None
+    overlap: float
+    ndcg_change: Interval | None
 
     def verdict(self, gate: Gate) -> Verdict:
         if (gate.correlation is not None and not self.correlation >= gate.correlation) or not math.isfinite(self.worst):
             return "failed"
-        if self.auc_change is None or self.auc_change[0] < -gate.auc_drop <= self.auc_change[1]:
-            return "undecided"
-        return "passed" if self.auc_change[0] >= -gate.auc_drop else "failed"
+        by_labels = _verdict(self.auc_change, gate.drop)
+        return by_labels if by_labels != "undecided" else _verdict(self.ndcg_change, gate.drop)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A variant against float32, and its gate."""
+    """A variant against float32, and its gate. left_out: depths that the variant does without, by what kept them from passing."""
 
     exits: tuple[ExitQuality, ...]
     gate: Gate
     prompts: Prompts
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -153,42 +160,54 @@ class Quality:
         verdicts = {row.verdict(self.gate) for row in self.exits}
         return "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
 
+    def failures(self) -> dict[int, str]:
+        """What keeps exits from passing, by depth."""
+        return {row.layers: self._reason(row) for row in self.exits if row.verdict(self.gate) != "passed"}
+
+    def dispensable(self) -> dict[int, str]:
+        """The failures that a variant without these exits does not have; empty if its last exit does not pass."""
+        failures = self.failures()
+        return {} if self.exits[-1].layers in failures else failures
+
     def check(self, accept_loss: bool = False) -> None:
-        """Raises QualityError, which says how every exit does, unless all passed or loss is accepted."""
-        if (verdict := self.verdict) == "passed" or accept_loss:
+        """Raises QualityError, which says what keeps exits from passing, unless all passed or loss is accepted."""
+        if not (failures := self.failures()) or accept_loss:
             return
-        remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
-        passed = [row.layers for row in self.exits if row.verdict(self.gate) == "passed"]
-        if verdict == "undecided" and passed and passed[-1] == self.exits[-1].layers:
-            remedy += f"; --exits {','.join(map(str, passed))} leaves out what is undecided"
-        reasons = [f"exit after layer {row.layers}: {self._reason(row)}" for row in self.exits]
-        raise QualityError(f"{'; '.join(reasons)}; not written: {remedy}")
+        remedy = "--accept-loss writes it anyway" if self.verdict == "failed" else self.prompts.remedy
+        reasons = "; ".join(f"exit after layer {layers}: {reason}" for layers, reason in failures.items())
+        raise QualityError(f"{reasons}; not written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
-        if row.verdict(self.gate) == "passed":
-            return "passes"
         if not math.isfinite(row.worst):
             return "log-odds are not all finite (NaN or infinite)"
+        users, noun = self.prompts.pairs.user_count, self.prompts.pairs.noun
+        allowed = f"a loss of at most {self.gate.drop:g} is allowed"
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
             return (
                 f"log-odds correlate {row.correlation:.5f} with float32's, at least {self.gate.correlation:g} is required "
                 f"({len(self.prompts.pairs.liked)} pairs)"
             )
-        if row.auc_change is None:
-            return f"{self.prompts} cannot tell whether AUC is lost: {shortage(self.prompts.pairs)}"
-        low, high = row.auc_change
-        figures = (
-            f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
-            f"(95 % interval over {self.prompts.pairs.user_count} {self.prompts.pairs.noun})"
-        )
-        allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
-        if row.verdict(self.gate) == "failed":
+        auc = f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change"
+        changes = {auc: row.auc_change, "by float32's probabilities the change of NDCG@10": row.ndcg_change}
+        known = {name: change for name, change in changes.items() if change is not None}
+        if not known:
+            few = f"{users} {noun} are too few" if users < MIN_USERS else f"float32 ranks the candidates of too few {noun}"
+            return f"{self.prompts} cannot tell whether quality is lost: {few}"
+        failed = [name for name, change in known.items() if _verdict(change, self.gate.drop) == "failed"]
+        shown = failed[:1] or list(known)
+        figures = "; ".join(f"{name} is {known[name][0]:+.4f} to {known[name][1]:+.4f}" for name in shown)
+        figures += f" (95 % interval over {users} {noun})"
+        if failed:
             return f"{figures}, {allowed}"
-        slack = (low + high) / 2 + self.gate.auc_drop
-        half = (high - low) / 2
-        users, noun = self.prompts.pairs.user_count, self.prompts.pairs.noun
-        more = f"about {float(f'{users * (half / slack) ** 2:.2g}'):,.0f} {noun}" if slack > 0 else f"no number of {noun}"
+        needed = [count for change in known.values() if (count := self._users_needed(change)) is not None]
+        more = f"about {float(f'{min(needed):.2g}'):,.0f} {noun}" if needed else f"no number of {noun}"
         return f"{figures}, too wide to tell: {allowed}; {more} would do if the change stayed"
+
+    def _users_needed(self, change: Interval) -> float | None:
+        """How many users would show a change of the same middle to be allowed; None: it is not."""
+        low, high = change
+        slack = (low + high) / 2 + self.gate.drop
+        return self.prompts.pairs.user_count * ((high - low) / 2 / slack) ** 2 if slack > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """`quality` of variant.json. `accepted`: the variant did not pass and was written on request."""
@@ -198,11 +217,12 @@ class Quality:
             "slates": len(self.prompts),
             "users": self.prompts.pairs.user_count,
             "pairs": len(self.prompts.pairs.liked),
-            "labels": "slates" if self.prompts.labelled else "drawn from fp32",
+            "labelled": self.prompts.labelled,
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
             "exits": [json_values(asdict(row)) for row in self.exits],
+            "left_out": [{"layers": layers, "reason": reason} for layers, reason in self.left_out.items()],
         }
 
 
@@ -215,20 +235,49 @@ def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds
         gate: the variant's gate.
         expected, actual: float32's and the variant's log-odds, float32 [pairs, E].
     """
-    rows = [_exit(prompts.pairs, depth, expected[:, k], actual[:, k]) for k, depth in enumerate(exits)]
+    losses = SlateLosses(np.ascontiguousarray(expected[:, -1]), prompts.offsets)
+    rows = [
+        _exit(prompts, losses, depth, *(np.ascontiguousarray(x[:, k]) for x in (expected, actual)))
+        for k, depth in enumerate(exits)
+    ]
     return Quality(tuple(rows), gate, prompts)
 
 
-def _exit(pairs: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
-    difference = np.abs(expected.astype(np.float64) - actual)
+_NDCG, _OVERLAP = Loss("expected-ndcg", NDCG_AT), Loss("top-k-overlap", NDCG_AT)
+
+
+def _exit(
+    prompts: Prompts, losses: SlateLosses, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]
+) -> ExitQuality:
+    """losses: by float32's last answer."""
+    pairs, difference = prompts.pairs, np.abs(expected.astype(np.float64) - actual)
     mean, worst = float(difference.mean()), float(difference.max())
     with np.errstate(all="ignore"):  # NaN if one of the two is constant or not finite
         correlation = float(np.corrcoef(expected.astype(np.float64), actual.astype(np.float64))[0, 1])
     if not math.isfinite(worst):
-        return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None)
-    liked, exact, other = pairs.liked, np.ascontiguousarray(expected), np.ascontiguousarray(actual)
-    change = None if shortage(pairs) else auc_difference(other, exact, pairs.users, liked)[1:]
-    return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change)
+        return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, math.nan, None)
+    enough, liked = pairs.user_count >= MIN_USERS, pairs.liked
+    has_auc = prompts.labelled and liked.any() and not liked.all()
+    changed = losses.of(_NDCG, expected) - losses.of(_NDCG, actual)
+    lost = SlateLosses(expected, prompts.offsets).of(_OVERLAP, actual)
+    return ExitQuality(
+        depth,
+        correlation,
+        mean,
+        worst,
+        auc(expected, liked) if has_auc else math.nan,
+        auc(actual, liked) if has_auc else math.nan,
+        auc_difference(actual, expected, pairs.users, liked)[1:] if has_auc and enough else None,
+        1 - float(np.nanmean(lost)) if np.isfinite(lost).any() else math.nan,
+        _mean_by_user(changed, pairs.users[prompts.offsets[:-1]]),
+    )
+
+
+def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> Interval | None:
+    """The interval of a mean over slates, by resampled users; None if too few have a value. values: NaN: none."""
+    known = np.isfinite(values)
+    numbers = np.unique(users[known], return_inverse=True)[1]
+    return mean_by_user(values[known], numbers)[1:] if numbers.max(initial=-1) + 1 >= MIN_USERS else None
 
 
 _MARGIN = 4
@@ -252,12 +301,10 @@ class Judged:
 class Judge:
     """Compares variants of lower precision with the float32 graphs, which run once for all variants."""
 
-    def __init__(self, exact: Chain, exits: tuple[int, ...], prompts: Prompts, accept_loss: bool, progress: Progress) -> None:
-        """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
-        self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
+    def __init__(self, exact: Chain, exits: tuple[int, ...], prompts: Prompts, progress: Progress) -> None:
+        """exact: the float32 graphs. exits: depths in layers."""
+        self._exits, self._prompts, self._progress = exits, prompts, progress
         self._expected = prompts.log_odds(exact, "fp32", progress)
-        if not prompts.labelled:
-            self._prompts = prompts.with_labels(ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
@@ -266,32 +313,40 @@ class Judge:
             return pairs.doubt(score)
         return doubt_without_labels(score, pairs.baselines, pairs.users, pairs.noun)
 
-    def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
-        """Judges a variant.
-
-        A sum that differs in its last bit can round to another integer, and change all later layers. The golden slates are only a
-        sample of that, so the tolerance is a multiple of their largest difference. More than the target's cap is an error.
+    def assess(self, target: Target, chain: Chain, left_out: Mapping[int, str] | None = None) -> Quality:
+        """Compares a variant's graphs with float32's.
 
         Args:
             target: a target with a gate.
             chain: the variant's graphs.
-            slates: the golden slates.
-
-        Raises:
-            ParityError: the ways of running the variant differ by more than the cap.
-            QualityError: it fails its gate and loss is not accepted.
+            left_out: depths of exits that they do not have, by the reason.
         """
-        assert target.gate is not None and target.cap is not None
-        assessed = assess(
-            self._prompts,
-            self._exits,
-            target.gate,
-            self._expected,
-            self._prompts.log_odds(chain, target.precision, self._progress),
-        )
-        assessed.check(self._accept_loss)
-        own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
-        differences, _ = parity.compare(chain, own)
-        parity.check(differences, self._exits, target.cap, f"{target.variant}'s own for the whole slate")
-        worst = max(value for row in differences for value in row.values())
-        return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), assessed.to_json())
+        assert target.gate is not None
+        left_out = left_out or {}
+        columns = [k for k, depth in enumerate(self._exits) if depth not in left_out]
+        actual = self._prompts.log_odds(chain, target.precision, self._progress)
+        exits = [self._exits[k] for k in columns]
+        return replace(assess(self._prompts, exits, target.gate, self._expected[:, columns], actual), left_out=left_out)
+
+
+def judge(target: Target, chain: Chain, slates: Sequence[GoldenSlate], quality: Quality) -> Judged:
+    """Returns what later runs of a variant of lower precision are checked against.
+
+    A sum that differs in its last bit can round to another integer, and change all later layers. The golden slates are only a
+    sample of that, so the tolerance is a multiple of their largest difference. More than the target's cap is an error.
+
+    Args:
+        target: a target with a cap.
+        chain: the variant's graphs.
+        slates: the golden slates.
+        quality: of the variant, which is written.
+
+    Raises:
+        ParityError: the ways of running the variant differ by more than the cap.
+    """
+    assert target.cap is not None
+    own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
+    differences, _ = parity.compare(chain, own)
+    parity.check(differences, [row.layers for row in quality.exits], target.cap, f"{target.variant}'s own for the whole slate")
+    worst = max(value for row in differences for value in row.values())
+    return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), quality.to_json())

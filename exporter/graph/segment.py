@@ -103,8 +103,8 @@ class SegmentModule(nn.Module):
 class SegmentWithVectors(SegmentModule):
     """The first segment, up to layer `end`, of a model whose prompts have vectors; vector ids start at `vocabulary`."""
 
-    def __init__(self, decoder: Decoder, heads: ExitHeads, end: int, vocabulary: int) -> None:
-        super().__init__(decoder, heads, 0, 0, end)
+    def __init__(self, decoder: Decoder, heads: ExitHeads, k: int, end: int, vocabulary: int) -> None:
+        super().__init__(decoder, heads, k, 0, end)
         self.vocabulary: int = vocabulary
         embeddings = decoder.model.get_input_embeddings()
         self._embed: Embed = lambda tokens: embeddings(tokens)  # the body's; as an attribute it would be a second submodule

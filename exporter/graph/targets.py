@@ -47,10 +47,10 @@ DrawPrompts = Callable[[Source], list[Prompt]]
 
 @dataclass(frozen=True)
 class Gate:
-    """Lowest correlation of log-odds with float32's (None: any) and largest loss of AUC, at every exit."""
+    """Lowest correlation of log-odds with float32's (None: any) and largest loss, of AUC or expected NDCG, at every exit."""
 
     correlation: float | None
-    auc_drop: float
+    drop: float
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ def _tensorrt(
     return replace(base, precision=precision, passes=passes, gate=gate, tolerance=tolerance, sampled_prompts=sampled_prompts)
 
 
-_ALMOST_EXACT = Gate(correlation=0.999, auc_drop=0.001)
-_CLOSE = Gate(correlation=0.995, auc_drop=0.001)
-_ROUGH = Gate(correlation=None, auc_drop=0.005)
+_ALMOST_EXACT = Gate(correlation=0.999, drop=0.001)
+_CLOSE = Gate(correlation=0.995, drop=0.001)
+_ROUGH = Gate(correlation=None, drop=0.005)
 
 TARGETS = (
     _CPU,

@@ -440,7 +440,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
 
     options.check(len(bundle.catalog.items) if bundle.has_catalog else None)
     slates = bench_slates(bundle, options)
-    depths = bundle.manifest.exits
+    depths = bundle.exits
     calibrated = bundle.policy() is not None
     modes: dict[str, int | None] = {"full depth": len(depths) - 1}
     if calibrated:

@@ -222,7 +222,8 @@ def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: 
 def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path
 ) -> None:
-    """Labels are drawn from the model's own answer; heads of a model without an answer, and training, need real ones."""
+    """Heads learn labels drawn from the model's own answer, the gate compares rankings. Heads of a model without an answer, and
+    training, need labels."""
     model, prompt = causal_lm
     rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
     rows = [{**row, "group": f"{row['group']} {n}"} for n in range(3) for row in rows]
@@ -235,6 +236,7 @@ def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     exported = ExportOptions(precisions=("fp32", "int8"), golden_slates=2, quality_slates=0, accept_loss=True)
     export_bundle(out, None, tmp_path / "bundle", exported, slates=log)
     quality = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality
-    assert quality["labels"] == "drawn from fp32" and quality["exits"][-1]["auc_fp32"] > 0.5
+    assert not quality["labelled"] and [row["auc"] for row in quality["exits"]] == [None, None]
+    assert quality["exits"][-1]["ndcg_change"] is not None
     with pytest.raises(InputError, match=r"few.jsonl: 119 of 120 slates have no `label` .*, expected all or none"):
         fit_heads(model, None, tmp_path / "other", options, slates=few)

@@ -58,7 +58,7 @@ def test_cuda(export: Export, bundle: Path) -> None:
     assert opened.manifest.variants == ("cpu-fp32", "cuda-fp16")
     assert (opened.variant.backend, opened.variant.opset) == ("onnxruntime", 23)
     quality = opened.variant.quality
-    assert quality is not None and quality["gate"] == {"correlation": 0.999, "auc_drop": 0.001}
+    assert quality is not None and quality["gate"] == {"correlation": 0.999, "drop": 0.001}
     assert min(row["correlation"] for row in quality["exits"]) > 0.9995
     for segment in opened.variant.segments:
         model = onnx.load(opened.folder / segment.graph)

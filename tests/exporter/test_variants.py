@@ -121,7 +121,7 @@ def test_quality_is_measured_and_recorded(exported_variants: tuple[Path, ExportR
     for name, (correlation, drop) in {"cpu-bf16": (0.999, 0.001), "cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():
         variant = Bundle.open(out, name).variant
         assert variant.quality is not None
-        assert variant.quality["gate"] == {"correlation": correlation, "auc_drop": drop}
+        assert variant.quality["gate"] == {"correlation": correlation, "drop": drop}
         assert [row["layers"] for row in variant.quality["exits"]] == [1, 2, 4]
         assert (variant.quality["slates"], variant.quality["users"], variant.quality["pairs"]) == (12, 12, 24)
         assert variant.quality["split"] == "validation"
@@ -173,7 +173,7 @@ def test_a_replaced_variant_keeps_its_policy_if_it_is_what_it_was_and_else_says_
 
 def test_what_passes_is_written_beside_what_is_refused(run_export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute's work on float32 is not lost because the slates are too few to judge another precision by."""
-    _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
+    _gated(monkeypatch, gate=Gate(correlation=0.9999999, drop=1.0))
     monkeypatch.setattr(quality, "MIN_USERS", 1)
     out = tmp_path / "bundle"
     refused = run_export("--golden", 1, "--precision", "fp32,int4", "--json")

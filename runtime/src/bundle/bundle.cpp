@@ -67,9 +67,9 @@ std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
   return names;
 }
 
-// `where`: variant.json, for messages.
+// `where`: variant.json, for messages. `exits`: depths at which the segment may end.
 Segment read_segment(const Json& json, const std::string& folder, const std::string& where, const FileList& files,
-                     std::size_t begin, std::size_t end, bool last) {
+                     std::size_t begin, const std::vector<std::size_t>& exits) {
   Segment segment;
   const std::string graph = json.at("graph").string();
   check_relative_path(graph, json);
@@ -84,9 +84,11 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   const std::vector<Json> layers = json.at("layers").elements();
   if (layers.size() != 2) fail(REXIT_CORRUPT, json.where(), " layers: has ", layers.size(), " numbers, expected 2");
   segment.begin = layers[0].size(begin, begin);
-  segment.end = layers[1].size(end, end);
+  segment.end = layers[1].size(begin + 1, exits.back());
+  if (!std::binary_search(exits.begin(), exits.end(), segment.end))
+    fail(REXIT_CORRUPT, layers[1].where(), ": is ", segment.end, ", which is not one of the manifest's exits");
   segment.first = begin == 0;
-  segment.last = last;
+  segment.last = segment.end == exits.back();
   segment.hidden_dtype = read_element(json.at("hidden_dtype"));
   segment.cache_dtype = read_element(json.at("cache_dtype"));
 
@@ -98,7 +100,7 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   if (segment.first && inputs.has("vectors")) segment.vectors = inputs.at("vectors").string();
   segment.past_keys = layer_names(inputs.at("past_keys"), segment.layers());
   segment.past_values = layer_names(inputs.at("past_values"), segment.layers());
-  if (!last) segment.hidden = outputs.at("hidden").string();
+  if (!segment.last) segment.hidden = outputs.at("hidden").string();
   segment.logits = outputs.at("logits").string();
   segment.new_keys = layer_names(outputs.at("new_keys"), segment.layers());
   segment.new_values = layer_names(outputs.at("new_values"), segment.layers());
@@ -124,18 +126,19 @@ Variant read_variant(const Json& json, const Folder& bundle, const std::string& 
   check_files(bundle, folder + "/", files, {});
   const Json list = json.at("segments");
   const std::vector<Json> segments = list.elements();
-  if (segments.size() != exits.size())
-    fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, the manifest has ", exits.size(), " exits");
   std::set<std::string> file_names;
-  for (std::size_t k = 0; k < exits.size(); ++k) {
-    const std::size_t begin = k == 0 ? 0 : exits[k - 1];
-    variant.segments.push_back(
-        read_segment(segments[k], folder, bundle.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
+  std::size_t depth = 0;
+  for (std::size_t k = 0; k < segments.size() && depth < exits.back(); ++k) {
+    variant.segments.push_back(read_segment(segments[k], folder, bundle.where(folder + "/variant.json"), files, depth, exits));
+    depth = variant.segments[k].end;
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
       fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the previous segment's");
   }
+  if (depth != exits.back() || segments.size() != variant.segments.size())
+    fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, of which ", variant.segments.size(), " end after ",
+         depth, " of ", exits.back(), " layers");
   variant.graph_bytes = 0;
   for (const std::string& name : file_names) variant.graph_bytes += files.at(name).bytes;
   return variant;

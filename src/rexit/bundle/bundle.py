@@ -85,6 +85,12 @@ class Bundle:
         return self.path / "variants" / self.variant.name
 
     @property
+    def exits(self) -> tuple[int, ...]:
+        """Depths of the variant's exits in layers, 0 first with exit zero: the manifest's without those that it was exported
+        without."""
+        return (*((0,) if self.manifest.has_zero else ()), *(segment.layers[1] for segment in self.variant.segments))
+
+    @property
     def variant_sha256(self) -> str:
         """Digest of the selected variant's variant.json."""
         return self.manifest.files[f"variants/{self.variant.name}/variant.json"].sha256
@@ -120,7 +126,7 @@ class Bundle:
         path = self.folder / POLICY_FILE
         if not path.exists():
             return None
-        return Policy.read(path, len(self.manifest.exits), self.variant_sha256)
+        return Policy.read(path, len(self.exits), self.variant_sha256)
 
     @property
     def policy_sha256(self) -> str | None:
@@ -132,7 +138,7 @@ class Bundle:
         """Returns the variant's golden samples with the active catalog. Raises BundleError."""
         path = self.path / self.manifest.golden_file(self.variant.name)
         scores = self.manifest.has_zero and not self.has_catalog
-        return Golden.read(path, len(self.manifest.exits), scores)
+        return Golden.read(path, len(self.exits), scores)
 
     def edited(self) -> list[str]:
         """Returns one line per file with another hash than recorded."""

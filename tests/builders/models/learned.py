@@ -1,4 +1,4 @@
-"""A model that has learned something: a head fitted to tell the films that everybody likes from the others, a random decoder."""
+"""A model that has learned something: heads fitted to tell the films that everybody likes from the others, a random decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut, draw
 
-EXITS, USERS, SLATES = (2,), 24, 24
+EXITS, USERS, SLATES = (1, 2), 24, 24
 LATER = 150  # with histories in the prefix, as validation has them
 
 

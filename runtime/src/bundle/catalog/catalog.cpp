@@ -197,8 +197,6 @@ Catalog::Catalog(const Description& d)
       users(d.table("users"), d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"), d.probes()),
       items(d.table("items"), d.kind("item"), d.count("items"), d.count("interactions"), dim),
       pieces(d.table("pieces"), d.count("pieces"), d.tokenizer()) {
-  if (d.tokenizer() > d.vocabulary)
-    fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size());
   items.fields = field_columns(items.table, items.ids.size());
@@ -207,6 +205,8 @@ Catalog::Catalog(const Description& d)
       read_program(d.root.at("prompt"),
                    {piece_count, items.ids.size(), d.tokenizer(), d.max_positions, lookup(users.table, field_prefix, "field"),
                     lookup(items.table, field_prefix, "field"), lookup(items.table, vector_prefix, "column of vectors")});
+  if (d.tokenizer() > d.vocabulary)
+    fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
   if (!program.numbers.empty()) zero = d.folder + "/" + zero_name;
 }
 

@@ -76,7 +76,7 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
         "segments": segments,
         "parity": dict(variant.parity),
         "quality": None if variant.quality is None else dict(variant.quality),
-        "policy": None if policy is None else _policy(policy, bundle.manifest.exits),
+        "policy": None if policy is None else _policy(policy, bundle.exits),
         "engines": [_engine(folder, variant) for folder in engine_folders(bundle.folder)],
     }
 

@@ -74,8 +74,8 @@ def export(
     rexit export reranker --slates slates.parquet --out bundle
     ```
 
-    Exits are compared with PyTorch, lower precisions with float32, on validation slates. A variant that loses more than its gate
-    allows is not written, others are: exit code 5.
+    Exits are compared with PyTorch, lower precisions with float32, on validation slates. A variant does without exits that lose
+    more than its gate allows. If its last exit does, it is not written, others are: exit code 5.
     """
     from rexit.exporter.export import export_bundle
 
@@ -169,9 +169,9 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int, users: str) 
                 **{key: _number(row[key], form) for key, form in _FIGURES.items()},
                 "AUC float32": _number(row["auc_fp32"]),
                 "AUC": _number(row["auc"]),
-                "change, 95 %": "unknown"
-                if row["auc_change"] is None
-                else " to ".join(f"{end:+.4f}" for end in row["auc_change"]),
+                "change, 95 %": _interval(row["auc_change"]),
+                "overlap": _number(row["overlap"]),
+                "expected NDCG, change": _interval(row["ndcg_change"]),
             }
             for row in quality["exits"]
         ],
@@ -180,8 +180,15 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int, users: str) 
     verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
     stdout.print(
         f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} {users}; "
-        f"{minimum}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}"
+        f"{minimum}AUC loss, or where labels do not tell NDCG loss by float32's probabilities, at most {gate['drop']:g}: "
+        f"{verdict[quality['verdict']]}"
     )
+    for exit in quality["left_out"]:
+        stdout.print(f"{variant.name} has no exit after layer {exit['layers']}: {exit['reason']}")
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "unknown" if ends is None else " to ".join(f"{end:+.4f}" for end in ends)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
