@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from builders.bundles.bundle_files import drop_catalog, entry
+from builders.bundles.bundle_files import drop_catalog, entry, refresh
 from builders.bundles.model import POSITIONS
 from damage.table import (
     CATALOG,
@@ -133,8 +133,27 @@ CASES = table(
     Row("path_with_an_empty_part", "CORRUPT", "catalog//users", MANIFEST, {"/files/catalog~1~1users.safetensors": LISTED}),
     Row("graph_path_that_leaves_the_folder", "CORRUPT", "a/../../b", VARIANT, {"/segments/1/graph": "a/../../b"}),
     Row("variant_name_that_leaves_the_folder", "CORRUPT", "../cpu-fp32", MANIFEST, {"/variants": ["../cpu-fp32"]}),
+    Row(
+        "segment_that_begins_behind_a_gap",
+        "CORRUPT",
+        "segments[1] layers[0]: is 2, expected 1",
+        VARIANT,
+        {"/segments/1/layers/0": 2},
+    ),
+    Row("segment_that_ends_at_no_exit", "CORRUPT", "is 3, which is not one of", VARIANT, {"/segments/1/layers/1": 3}),
+    Row(
+        "last_segment_missing", "CORRUPT", "has 2 segments, of which 2 end after 2 of 4 layers", VARIANT, {"/segments/2": DELETE}
+    ),
+    Row("fewer_exits_than_the_manifest", "OK", "", MANIFEST, {"/exits": [1, 2, 3, 4]}, "running"),
     Row("graph_that_is_not_listed", "CORRUPT", "other.onnx", VARIANT, {"/segments/1/graph": "other.onnx"}),
 )
+
+
+@case("CORRUPT", "has 4 segments, of which 3 end after 4 of 4 layers")
+def segment_behind_the_last(folder: Path) -> None:
+    segments = json.loads((folder / VARIANT).read_text())["segments"]
+    change_json(folder, VARIANT, {"/segments": [*segments, segments[-1]]})
+    refresh(folder)
 
 
 @case("MISMATCH", "catalog_sha256")
@@ -162,6 +181,7 @@ def fifo_in_place_of_the_manifest(folder: Path) -> None:
 
 CASES |= table(
     foreign_catalog,
+    segment_behind_the_last,
     truncated_table,
     folder_in_place_of_a_table,
     fifo_in_place_of_the_manifest,
