@@ -1,16 +1,26 @@
 #!/bin/sh
 # mutate.sh PYTHON FOLDER [MODULE]: changes the operators, comparisons and numbers of a Python module, one at a time, with cosmic-ray,
-# runs the tests of its name after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/times.py;
+# runs its tests after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/times.py;
 # without it, another module every day. FOLDER has cosmic-ray. The module has to be committed: it is changed in place.
 set -e
 python=$1 folder=$2 module=$3
 
-tests_of() {  # tests/a/b/test_c.py or tests/a/test_c.py of a/b/c.py
-  name=test_$(basename "$1")
-  place=tests/$(dirname "$1" | sed 's|^src/rexit/*||')
-  for file in "$place/$name" "$(dirname "$place")/$name"; do
+# tests/a/b/test_c.py, tests/a/test_c.py or the folder tests/a/b/c of a/b/c.py; otherwise the first three files that import it, or
+# all tests of its folder
+tests_of() {
+  stem=$(basename "$1" .py)
+  package=$(dirname "$1" | sed 's|^src/rexit/*||')
+  place=tests/$package
+  for file in "$place/test_$stem.py" "$(dirname "$place")/test_$stem.py" "$place/$stem"; do
     if [ -e "$file" ]; then echo "$file"; return; fi
   done
+  dotted=rexit$(echo "/$package" | sed 's|/$||; s|/|.|g')
+  files=$(git grep -lE "(from|import) $dotted\.$stem\b|from $dotted import .*\b$stem\b" -- 'tests/*test_*.py' | head -3 | tr '\n' ' ')
+  case $place in
+    tests/cli/*) place=tests/cli ;;
+    tests/) place= ;;
+  esac
+  if [ -n "$files" ] || [ -d "$place" ]; then echo "${files:-$place}"; fi
 }
 
 if [ -z "$module" ]; then
@@ -20,7 +30,7 @@ if [ -z "$module" ]; then
   module=$(echo "$modules" | sed -n "$(($(date +%s) / 86400 % $(echo "$modules" | wc -l) + 1))p")
 fi
 tests=$(tests_of "$module")
-[ -n "$tests" ] || { echo "$module: no tests of its name under tests/" >&2; exit 1; }
+[ -n "$tests" ] || { echo "$module: no tests of its name under tests/, and none imports it" >&2; exit 1; }
 git diff --quiet HEAD -- "$module" || { echo "$module: has uncommitted changes" >&2; exit 1; }
 echo "$module by $tests"
 

@@ -33,10 +33,11 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
 from rexit.exporter.zero import Graph, Logistic, logistic_graph, tree_graph
+from rexit.progress import silent
 from rexit.prompts.slates_file import RequestLog
 from rexit.ranking import auc
 from rexit.refresh import RefreshOptions, check_fit, refresh
-from rexit.slates import cut
+from rexit.slates import cut, runs
 from running.command import Run, assert_one_line
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
@@ -88,6 +89,19 @@ def test_training_reads_snapshots(catalog: Catalog) -> None:
     first, last = (training.numbers(1, [7, 8], as_of)[:, 0] for as_of in (int(begins[0]) - 1, int(begins[-1])))
     assert np.isnan(first).all() and not np.isnan(last).any()
     assert (last != PromptBuilder(catalog).numbers(1, [7, 8], int(begins[-1]))[:, 0]).any()
+
+
+def test_it_is_fitted_on_the_last_part(catalog: Catalog) -> None:
+    """Earlier snapshots know less than what serves; first prompts have no history at all."""
+    pairs, (split, slates) = fit._pairs(catalog, silent), runs(catalog, "train", fit.SIZE)
+    sizes, starts = np.array([part.stop - part.start for part in slates]), [part.start for part in slates]
+    users, times = split.users[starts], split.times[starts]
+    *_, before_last, last_begin = catalog.snapshots["begins"][users].T
+    last, before = times >= last_begin, (before_last <= times) & (times < last_begin)
+    first = times == np.array([split.times[split.users == user].min() for user in users])
+    chosen = before | last | first
+    for actual, expected in ((pairs.judged, last), (pairs.fits, last | first), (pairs.before, before | first)):
+        assert 0 < expected.sum() < chosen.sum() and (actual == np.repeat(expected[chosen], sizes[chosen])).all()
 
 
 def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,23 @@ def test_with_inputs(tmp_path: Path) -> None:
         save_file({name: array for name, array in (golden | arrays).items() if array is not None}, path)
         with pytest.raises(BundleError, match=message):
             check(bundle)
+
+
+def test_lines_have_a_point_in_any_locale(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = subprocess.run(["localedef", "-c", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], capture_output=True)
+    if made.returncode:
+        pytest.skip("localedef cannot make de_DE")
+    golden = golden_arrays(bundle)
+    golden["log_odds"][1, 0] += 1.5
+    edit_golden(bundle, **golden)
+    expected = check(bundle).log_odds
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+    try:
+        assert locale.localeconv()["decimal_point"] == "," and check(bundle).log_odds == expected != ""
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def test_without_a_catalog_exit_zero_answers_as_recorded(bundle: Path) -> None:

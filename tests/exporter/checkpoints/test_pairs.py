@@ -95,7 +95,7 @@ def check(folder: Path, pair: Pair) -> None:
     reference = AutoTokenizer.from_pretrained(folder)
     expected = reference(pairs, truncation=True, max_length=pair.tokens, return_token_type_ids=True)
     saved = Tokenizer.from_str(pair_tokenizer(folder).backend_tokenizer.to_str())
-    encoder = TextEncoder(saved, RerankerPrompt(pair=pair), pair.tokens)
+    encoder = TextEncoder(saved, RerankerPrompt(pair=pair), 2 * pair.tokens)  # a model that takes more than a pair has
     cuts = 0
     for (query, document), ids, types in zip(pairs, expected["input_ids"], expected["token_type_ids"], strict=True):
         prefix, (candidate,), (cut,) = encoder.prompt_with_cuts(query, [document])

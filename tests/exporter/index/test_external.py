@@ -177,7 +177,7 @@ def _beside(name: str, content: object, table: np.ndarray = ITEM_ROWS) -> Damage
         (_with("user_id", [1], np.ones((1, 3))), "users.parquet: embeddings of 3 numbers, those of"),
         (_lists([[1.0, 2.0], [3.0]]), "items.parquet: the embedding of 2 has 1 numbers, that of 1 has 2"),
         (_lists([[], []]), "items.parquet: the embedding of 1 has no number: leave out what is not known"),
-        (_lists([[1e39], [1.0]]), "items.parquet: the embedding of 1 has a number that is not finite"),
+        (_lists([[1.0, 2.0], [1.0, 1e39]]), "items.parquet: the embedding of 2 has a number that is not finite"),
         (_beside("given.ids.npy", np.ones((ratings.ITEMS, 1), int)), ", 1], expected one dimension"),
         (_beside("given.ids.npy", np.ones(ratings.ITEMS)), "given.npy: column 'id' holds Float64, expected integers or strings"),
         (_beside("given.ids.npy", [1, 2]), f"given.npy: 2 ids and {ratings.ITEMS} embeddings, expected as many"),
