@@ -93,7 +93,7 @@ def test_training_reads_snapshots(catalog: Catalog) -> None:
 
 def test_it_is_fitted_on_the_last_part(catalog: Catalog) -> None:
     """Earlier snapshots know less than what serves; first prompts have no history at all."""
-    pairs, (split, slates) = fit._pairs(catalog, silent), runs(catalog, "train", fit.SIZE)
+    (pairs, _), (split, slates) = fit._pairs(catalog, silent), runs(catalog, "train", fit.SIZE)
     sizes, starts = np.array([part.stop - part.start for part in slates]), [part.start for part in slates]
     users, times = split.users[starts], split.times[starts]
     *_, before_last, last_begin = catalog.snapshots["begins"][users].T
