@@ -173,7 +173,7 @@ def test_bad_tables(held_out: HeldOut, column: str, cells: list[Any], problem: s
 )
 def test_cells_of_scores(cell: Any, value: float | None) -> None:
     table, kind = pa.table({"score": [cell]}), batch._NUMBER
-    read = partial(batch._distinct, table, "score", kind, batch._score, lambda row: f"row {row + 1}")
+    read = partial(batch._distinct, table, "score", kind, batch.parse_score, lambda row: f"row {row + 1}")
     if value is not None:
         assert read()[0] == [value]
     else:
