@@ -354,7 +354,7 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv", "--column", "score=bm25")
     assert run(*words).code == 0 and len(pl.read_csv("out.csv")) == 30
     (data / "pairs.csv").write_text("user_id,item_id,bm25\n1,2,nan\n")
-    assert_one_line(run(*words), 2, "row 1: score 'nan', expected a finite number")
+    assert_one_line(run(*words), 2, "row 1: score is 'nan', expected a finite number")
 
     request = {"user": 1, "items": [1, 2], "as_of": 20000}
     (data / "log.jsonl").write_text(json.dumps({**request, "scores": [1.5, -2]}) + "\n")
