@@ -256,6 +256,11 @@ def test_recommend_is_the_sessions_order(catalog: Path) -> None:
                 (score.item, score.log_odds, score.exit) for score in expected
             ]
             assert [hit["score"] for hit in hits] == pytest.approx(expected.probability.tolist())
+            nearest = session.score(user, retrieve=3, top_k=2, **more)
+            found = recommender.recommend(user, 2, retrieve=3, **more)
+            assert [(hit["item"], hit["log_odds"]) for hit in found] == [(score.item, score.log_odds) for score in nearest]
+            most = recommender.recommend(user, 0, **more)
+            assert {hit["item"] for hit in found} < {hit["item"] for hit in most} and len(most) < len(items)
             assert all(hit.get("known") == (None if user == USER_IDS[0] else False) for hit in hits)
         assert len(recommender.recommend(USER_IDS[0], 0, items=items)) == len(items)
         assert recommender.recommend(USER_IDS[0], items=[]) == []
@@ -263,5 +268,7 @@ def test_recommend_is_the_sessions_order(catalog: Path) -> None:
             recommender.recommend(USER_IDS[0], items=[10**9])
         with pytest.raises(InputError, match="top_k is -1, expected an integer from 0 on"):
             recommender.recommend(USER_IDS[0], -1, items=items)
+        with pytest.raises(InputError, match="retrieve is 0, expected an integer from 1 on"):
+            recommender.recommend(USER_IDS[0], retrieve=0)
         with pytest.raises(DeadlineError):
             recommender.recommend(USER_IDS[0], items=items, deadline_ms=0.001)

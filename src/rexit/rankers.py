@@ -127,6 +127,7 @@ class Reranker(_Ranker):
         scores: Numbers | None = None,
         instruction: str | None = None,
         deadline_ms: float | None = None,
+        force_exit: int | None = None,
     ) -> list[dict[str, Any]]:
         """Ranks documents for a query. Each stops at its first confident exit.
 
@@ -139,6 +140,7 @@ class Reranker(_Ranker):
             instruction: In the place of the reranker's own, if it reads one.
             deadline_ms: Milliseconds from here. Documents that are not finished by then answer from the deepest exit they have
                 reached.
+            force_exit: The exit, from 0, at which every document stops, whatever the policy says.
 
         Returns:
             Hits, best first: `corpus_id`, the document's place, `score`, `log_odds` before calibration, `exit`, the exit that
@@ -150,7 +152,7 @@ class Reranker(_Ranker):
             DeadlineError: No document reached an exit in time.
             BackendError: The backend failed.
         """
-        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms)
+        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit)
         return self._ranked(self._submit(job) if job.documents else job, return_documents)
 
     def rank_many(
@@ -250,11 +252,7 @@ class Reranker(_Ranker):
         deadline_ms: float | None = None,
         force_exit: int | None = None,
     ) -> Ranking:
-        """Returns what `rank` does as arrays, with what it cost. Arguments: see `rank`; at least one document.
-
-        Args:
-            force_exit: The exit, from 0, at which every document stops, whatever the policy says.
-        """
+        """Returns what `rank` does as arrays, with what it cost. Arguments: see `rank`; at least one document."""
         ranking: Ranking = self._answer(_texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit)).content
         return ranking
 
@@ -278,7 +276,8 @@ class Recommender(_Ranker):
         user: Id,
         top_k: int = 10,
         *,
-        items: Ids,
+        items: Ids | None = None,
+        retrieve: int = 200,
         recent: Recent | None = None,
         as_of: int | None = None,
         inputs: Values | None = None,
@@ -290,7 +289,8 @@ class Recommender(_Ranker):
         Args:
             user: The user's id.
             top_k: Only the k best; 0: all.
-            items: The candidates' ids.
+            items: The candidates' ids; None: the catalog's items nearest to the user, without those that the user has met.
+            retrieve: So many of them are scored, or all if the catalog has fewer.
             recent, as_of, inputs, scores, deadline_ms: As in `rexit.Request`.
 
         Returns:
@@ -299,24 +299,18 @@ class Recommender(_Ranker):
             user.
 
         Raises:
-            InputError: An argument is not what was expected, or an item is not in the catalog.
+            InputError: An argument is not what was expected, an item is not in the catalog, or there is none to retrieve.
             DeadlineError: No item reached an exit in time.
             BackendError: The backend failed.
         """
-        items = list(items)
-        if not items:
-            return []
-        top_k = _count("top_k", top_k, 0) or len(items)
-        request = Request(
-            user,
-            items,
-            recent=recent,
-            as_of=as_of,
-            inputs=inputs,
-            scores=scores,
-            top_k=min(top_k, len(items)),
-            deadline_ms=deadline_ms,
-        )
+        fields: dict[str, Any] = {"retrieve": min(_count("retrieve", retrieve, 1), self.info.items)}
+        if items is not None:
+            fields = {"items": list(items)}
+            if not fields["items"]:
+                return []
+        most = fields.get("retrieve") or len(fields["items"])
+        fields |= {"recent": recent, "as_of": as_of, "inputs": inputs, "scores": scores, "deadline_ms": deadline_ms}
+        request = Request(user, top_k=min(_count("top_k", top_k, 0) or most, most), **fields)
         deadline_s = None if deadline_ms is None else _deadline_s(deadline_ms)
         answer = self._answer(ScoreJob(body=request.to_json(), deadline_s=deadline_s))
         marks = {} if answer.stats.known_user else {"known": False}

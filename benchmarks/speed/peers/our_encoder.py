@@ -8,31 +8,26 @@ from typing import Any
 from protocol import NoCache, serve
 
 import rexit
-from rexit.bundle import Bundle
-from rexit.prompts.texts import TextEncoder, bundle_encoder
-from rexit.runtime import Session
 
 
 class Pairs(NoCache):
-    """how: force_exit of `Session.score`, or nothing."""
+    """`Reranker.rank`, whose answers are put in the documents' order. force_exit: None: the bundle's policy."""
 
-    def __init__(self, encoder: TextEncoder, session: Session, **how: Any) -> None:
-        self.encoder, self.session, self.how = encoder, session, how
+    def __init__(self, reranker: rexit.Reranker, force_exit: int | None = None) -> None:
+        self.reranker, self.force_exit = reranker, force_exit
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        tokens = self.encoder.prompt(request["query"], request["candidates"])
-        first = request["scores"] if self.session.info.scores else None
-        log_odds: list[float] = self.session.score(rexit.Request.tokens(*tokens, scores=first), **self.how).log_odds.tolist()
-        return log_odds
+        first = request["scores"] if self.reranker.info.scores else None
+        hits = self.reranker.rank(request["query"], request["candidates"], scores=first, force_exit=self.force_exit)
+        log_odds = {hit["corpus_id"]: hit["log_odds"] for hit in hits}
+        return [log_odds[n] for n in range(len(log_odds))]
 
 
 def load(setup: Mapping[str, Any]) -> tuple[dict[str, Pairs], dict[str, Any]]:
-    bundle = Bundle.open(setup["bundle"], setup["variant"])
-    encoder, session = bundle_encoder(bundle), rexit.open(setup["bundle"], setup["variant"], threads=setup["threads"])
-    session.warm_up()
-    ways = {"full": Pairs(encoder, session, force_exit=session.info.exits - 1)}
-    if bundle.policy() is not None:
-        ways["policy"] = Pairs(encoder, session)
+    reranker = rexit.Reranker(setup["bundle"], setup["variant"], threads=setup["threads"])
+    ways = {"full": Pairs(reranker, reranker.info.exits - 1)}
+    if reranker.info.calibrated:
+        ways["policy"] = Pairs(reranker)
     return ways, {"rexit": rexit.__version__, "variant": setup["variant"]}
 
 

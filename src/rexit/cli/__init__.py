@@ -15,7 +15,7 @@ from rexit.cli.check import audit, bench, inspect, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import say, stdout
-from rexit.cli.make import calibrate, compile, embed, export, heads, index, refresh, tokenizer, train
+from rexit.cli.make import build, calibrate, compile, embed, export, heads, index, refresh, tokenizer, train
 from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
 from rexit.interrupts import INTERRUPTED, TERMINATED, interruptible
@@ -24,6 +24,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
+        "build": build.build,
         "tokenizer": tokenizer.tokenizer,
         "embed": embed.embed,
         "index": index.index,

@@ -14,8 +14,8 @@ __all__ = ["RexitRanker"]
 
 @component
 class RexitRanker:
-    """Keeps the best documents of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads a first
-    stage's scores, it reads those that they had.
+    """Keeps the best documents of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads a
+    first stage's scores, it reads those that they had.
 
     Args:
         bundle: The bundle's folder.

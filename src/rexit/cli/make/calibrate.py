@@ -24,8 +24,9 @@ from rexit.cli.common.output import print_json, print_table, progress, shown, st
 from rexit.slates import SIZE
 
 if TYPE_CHECKING:
-    from rexit.bundle import Bundle, Catalog
-    from rexit.calibration import Calibration
+    from rexit.bundle import Bundle
+    from rexit.calibration import Calibration, CalibrationOptions
+    from rexit.progress import Progress
 
 
 def calibrate(
@@ -67,11 +68,7 @@ def calibrate(
     rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
     ```
     """
-    from rexit.bundle import Catalog
     from rexit.calibration import CalibrationOptions
-    from rexit.calibration import calibrate as run
-    from rexit.prompts.slates_file import RequestLog, SlatesFile
-    from rexit.prompts.texts import bundle_encoder
 
     options = CalibrationOptions(
         metrics=tuple(metric) if metric else None,
@@ -90,23 +87,34 @@ def calibrate(
     )
     check_one_source(catalog, slates)
     opened = open_bundle(bundle, variant)
+    with progress() as bar:
+        result = calibrate_variant(opened, catalog, slates, options, shown(bar))
+    if json:
+        print_json(result.report)
+    else:
+        print_calibration(opened, result)
+
+
+def calibrate_variant(
+    bundle: Bundle, catalog: Path | None, slates: Path | None, options: CalibrationOptions, show: Progress
+) -> Calibration:
+    """Calibrates an opened variant on one of a catalog and a file of slates. Raises what `rexit.calibration.calibrate` raises."""
+    from rexit.bundle import Catalog
+    from rexit.calibration import calibrate as run
+    from rexit.prompts.slates_file import RequestLog, SlatesFile
+    from rexit.prompts.texts import bundle_encoder
+
     source: Catalog | SlatesFile | RequestLog
     if catalog is not None:
         source = Catalog.open(catalog)
     else:
         assert slates is not None
-        encoder = partial(bundle_encoder, opened)
-        has_catalog = opened.has_catalog
-        source = RequestLog.read(slates, opened.catalog) if has_catalog else SlatesFile.read(slates, encoder, labels=False)
-    with progress() as bar:
-        result = run(opened, source, options, progress=shown(bar))
-    if json:
-        print_json(result.report)
-    else:
-        _print_calibration(opened, result)
+        encoder = partial(bundle_encoder, bundle)
+        source = RequestLog.read(slates, bundle.catalog) if bundle.has_catalog else SlatesFile.read(slates, encoder, labels=False)
+    return run(bundle, source, options, progress=show)
 
 
-def _print_calibration(bundle: Bundle, result: Calibration) -> None:
+def print_calibration(bundle: Bundle, result: Calibration) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence, probabilities, ways
 

@@ -1,0 +1,92 @@
+"""`rexit build`: one command for heads, export and calibration; stopped, it continues where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import rexit
+from builders.data.indexed_catalog import write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint, tiny_model
+from rexit.bundle import Bundle, Catalog
+from rexit.cli.make.build import _Left
+from running.command import Run, assert_one_line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model` and `catalog`."""
+    place = tmp_path_factory.mktemp("build")
+    write_indexed_catalog(place, 60, taste=True)
+    tiny_model().save_pretrained(place / "model")
+    return place
+
+
+def test_a_checkpoint_with_exits_is_exported_and_calibrated(run: Run, data: Path, tmp_path: Path) -> None:
+    checkpoint, out = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(data / "catalog")), tmp_path / "out"
+    words = ("build", checkpoint, "--catalog", data / "catalog", "--out", out, "--precision", "fp32", "--max-drop", 0.3)
+    ended = run(*words)
+    assert ended.code == 0, ended.err
+    assert "heads" not in ended.err and "step 2 of 3, export" in ended.err and "step 3 of 3, calibrate" in ended.err
+    assert "cpu-fp32 answers" in ended.out and f'rexit.Recommender("{out}").recommend(user, top_k=10)' in ended.out
+    opened = Bundle.open(out)
+    assert opened.policy() is not None
+    with rexit.Recommender(out) as recommender:
+        assert len(recommender.recommend(opened.catalog.users.ids[0], top_k=3)) == 3
+
+    (opened.folder / "policy.json").unlink()  # as if it had been stopped before
+    again = run(*words)
+    assert again.code == 0 and "export" not in again.err and "step 3 of 3, calibrate" in again.err, again.err
+    assert Bundle.open(out).policy() is not None
+    assert_one_line(run("build", data / "model", *words[2:]), 2, "out.build: began with model", "expected")
+
+
+@pytest.mark.slow
+def test_heads_come_first(run: Run, data: Path, tmp_path: Path) -> None:
+    """Of an untrained model no earlier layer is worth an exit."""
+    words = ("build", data / "model", "--catalog", data / "catalog", "--out", tmp_path / "out", "--precision", "fp32")
+    ended = run(*words)
+    assert ended.code == 0, ended.err
+    assert "step 1 of 3, heads" in ended.err and "the bundle has one exit" in ended.out
+    assert (tmp_path / "out.build" / "checkpoint" / "exits.json").is_file() and Bundle.open(tmp_path / "out").policy() is None
+
+
+def test_what_cannot_be_built_is_one_line(run: Run, data: Path, tmp_path: Path) -> None:
+    catalog, out = ("--catalog", data / "catalog"), ("--out", tmp_path / "out")
+    for words, code, line in (
+        (("build", data / "model", *out), 2, "neither --catalog nor --slates given"),
+        (("build", data / "model", *out, "--catalog", tmp_path / "none"), 2, "none: no such catalog folder"),
+        (("build", data / "model", *out, "--slates", tmp_path / "none"), 2, "none: no such file"),
+        (("build", data / "model", *catalog, *out, "--reranker", "1,2"), 2, "--reranker"),
+        (("build", tmp_path / "none", *catalog, *out), 3, "none: no such folder"),
+        (("build", data / "model", *catalog, "--out", data / "catalog"), 2, "catalog: exists, and no catalog.build beside it"),
+    ):
+        assert_one_line(run(*words), code, line)
+    (tmp_path / "out.build").mkdir(exist_ok=True)
+    (tmp_path / "out.build" / "build.json").write_text("{")
+    assert_one_line(run("build", data / "model", *catalog, *out), 4, "build.json")
+
+
+def test_minutes_left() -> None:
+    """Of steps that take as long as their shares, whatever the machine."""
+    now, lines = 0.0, list[str]()
+    left = _Left(lines.append, lambda: now)
+    for step, seconds, stage in (
+        ("heads", 640, "forward pass, tokens"),
+        ("export", 170, "validation slates, int8"),
+        ("calibrate", 190, "validation"),
+    ):
+        begin, report = now, left.step(step, lambda *_: None)
+        report("load", 0, 1)
+        for n in range(seconds // 10 + 1):
+            now = begin + n * 10
+            report(stage, n, seconds // 10)
+    assert [line.partition(", ")[2] for line in lines if "step 1" in line][:3] == [
+        "heads",
+        "heads, about 16 min left",
+        "heads, about 15 min left",
+    ]
+    assert lines[-1] == "rexit: step 3 of 3, calibrate, about 1 min left"
+    assert json.dumps(lines).count("step 2 of 3, export, about 6 min left") == 1
