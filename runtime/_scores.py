@@ -35,8 +35,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of a slate, in the order of the request or of retrieval; with `top_k`, best first. A sequence of `Score`; the attributes hold
-    the same as arrays of n entries.
+    """Scores of a slate, in the order of the request or of retrieval; with `top_k`, best first. A sequence of `Score`; the
+    attributes hold the same as arrays of n entries.
 
     Candidates that the deadline stopped before their first exit have no answer: exit -1, NaN for probability and log-odds. With
     `top_k` they come last.

@@ -81,12 +81,13 @@ def _build(
     from rexit.exporter.heads.frozen_heads import fit_heads
 
     answers = answers_of(reranker, catalog)
-    state = _State.of(out, model, catalog, slates, reranker)
+    state = _State.of(out, model, catalog, slates, precision, reranker)
     has_exits = (Path(model) / EXITS).is_file()
     checkpoint, left = Path(model) if has_exits else state.folder / _CHECKPOINT, _Left(say)
     with progress() as bar:
         if has_exits or state.done("heads", checkpoint):
             left.skip("heads")
+            state.finish("heads", {})
         else:
             heads = HeadsOptions(**answers)
             fit_heads(model, catalog, checkpoint, heads, slates=slates, progress=left.step("heads", shown(bar)))
@@ -122,8 +123,14 @@ class _State:
         self.folder, self._values = folder, values
 
     @classmethod
-    def of(cls, out: Path, model: str, catalog: Path | None, slates: Path | None, reranker: str | None) -> _State:
-        """Opens the state, or begins one. Raises InputError if it began with something else."""
+    def of(
+        cls, out: Path, model: str, catalog: Path | None, slates: Path | None, precision: str | None, reranker: str | None
+    ) -> _State:
+        """Opens the state, of which nothing is on disk before the first step is finished.
+
+        Raises:
+            InputError: It began with something else.
+        """
         from rexit.bundle.files import digest, read_json
 
         data = catalog / "catalog.json" if catalog is not None else slates
@@ -133,6 +140,7 @@ class _State:
         begun = {
             "model": model,
             "data": digest(data),
+            "precision": precision,
             "reranker": reranker,
             "rexit": __version__,
         }
@@ -140,9 +148,7 @@ class _State:
         if not (folder / _STATE).is_file():
             if out.exists():
                 raise InputError(f"{out}: exists, and no {folder.name} beside it says what of; choose another place")
-            state = cls(folder, {"begun": begun, "steps": {}})
-            state._write()
-            return state
+            return cls(folder, {"begun": begun, "steps": {}})
         values = read_json(folder / _STATE)
         for name, value in begun.items():
             if (before := values["begun"].get(name)) != value:
@@ -162,12 +168,9 @@ class _State:
 
     def finish(self, step: str, said: Mapping[str, Any]) -> None:
         """Records a finished step."""
-        self._values["steps"][step] = dict(said)
-        self._write()
-
-    def _write(self) -> None:
         from rexit.bundle.files import write_json
 
+        self._values["steps"][step] = dict(said)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / _STATE, self._values)
 
