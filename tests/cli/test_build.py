@@ -34,7 +34,7 @@ def test_a_checkpoint_with_exits_is_exported_and_calibrated(run: Run, data: Path
     opened = Bundle.open(out)
     assert opened.policy() is not None
     with rexit.Recommender(out) as recommender:
-        assert len(recommender.recommend(opened.catalog.users.ids[0], top_k=3)) == 3
+        assert len(recommender.recommend(opened.catalog.users.id(0), top_k=3)) == 3
 
     (opened.folder / "policy.json").unlink()  # as if it had been stopped before
     again = run(*words)

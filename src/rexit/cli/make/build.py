@@ -168,11 +168,11 @@ class _State:
 
     def finish(self, step: str, said: Mapping[str, Any]) -> None:
         """Records a finished step."""
-        from rexit.bundle.files import write_json
+        from rexit.bundle.files import SCHEMA, write_json
 
         self._values["steps"][step] = dict(said)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _STATE, self._values)
+        write_json(self.folder / _STATE, {"schema": SCHEMA, **self._values})
 
 
 class _Left:
