@@ -1,4 +1,5 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
+# make demo-search   the same for a search: a reranker of Debian's packages
 # make test   the tests, Python and C++, but those that take long
 # make test-all   all of them, the packages, the other architecture, the sanitizers and ten minutes of fuzzing
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
@@ -39,7 +40,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in')
 # Scripts belong to no package, and some of their names stand twice: they are type-checked folder by folder.
 SCRIPTS = $(shell find benchmarks examples tools -name '*.py' -not -path '*/serving/*' -printf '%h\n' | sort -u)
-IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
+IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:examples/reranker
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.
@@ -47,7 +48,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: setup demo demo-search test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -174,6 +175,7 @@ $(BUILD)/wheel-alone/.installed: $(BUILD)/.installed tools/wheel.sh $(shell find
 	@touch $@
 
 include examples/movielens/demo.mk
+include examples/search/demo.mk
 
 test: test-cpp test-python
 
