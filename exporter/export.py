@@ -201,7 +201,7 @@ class _Loaded:
     def modules(self, exits: Sequence[int]) -> list[SegmentModule]:
         """Returns the segments between some of the checkpoint's exits, which share its weights."""
         decoder, heads = self.checkpoint.decoder, self.checkpoint.heads
-        modules = []
+        modules: list[SegmentModule] = []
         for begin, end in itertools.pairwise((0, *exits)):
             k = self.checkpoint.exits.index(end)
             if begin == 0 and self.vocabulary is not None:

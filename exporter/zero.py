@@ -345,7 +345,7 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
     weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]
-    pairs = _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)), weights)
+    pairs = _Pairs(numbers, users, liked, (last | first)[slates], (before | first)[slates], last[slates], weights)
     return pairs, len(chosen) == len(places)
 
 

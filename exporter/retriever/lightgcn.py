@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ from rexit.exporter.libraries import threads_for
 from rexit.exporter.options import LightGCNOptions
 from rexit.progress import Progress, silent
 
-Rows = NDArray[np.int64] | NDArray[np.int32]
-Edges = tuple[Rows, Rows]
+Rows: TypeAlias = NDArray[np.int64] | NDArray[np.int32]
+Edges: TypeAlias = tuple[Rows, Rows]
 """User rows and item rows."""
 
 CHUNK, SCORES = 1024, 1 << 23  # maximum numbers of users and scores computed at once, so that memory is reused
@@ -208,8 +209,6 @@ BLOCK = 1 << 11  # likes whose embeddings are in memory at once: small enough fo
 K = 20  # recall@K
 LARGE = 1 << 22  # numbers in the embeddings: with more, training from random weights takes too many steps
 
-Rows = NDArray[np.int64] | NDArray[np.int32]
-Edges = tuple[Rows, Rows]  # user rows, item rows
 Matrix = NDArray[np.float32]
 
 

@@ -29,12 +29,14 @@ class RexitRanker:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the component for a pipeline's file."""
-        return default_to_dict(self, bundle=self.bundle, top_k=self.top_k, sessions=self.sessions)
+        described: dict[str, Any] = default_to_dict(self, bundle=self.bundle, top_k=self.top_k, sessions=self.sessions)
+        return described
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RexitRanker:
         """Returns the component of a pipeline's file."""
-        return default_from_dict(cls, data)
+        ranker: RexitRanker = default_from_dict(cls, data)
+        return ranker
 
     def warm_up(self) -> None:
         """Opens the bundle. Raises what `rexit.Reranker` raises."""
