@@ -74,17 +74,17 @@ def test_the_prior_shift_restores_the_populations_base_rate(rate: float) -> None
     kept = fitted.liked | (np.random.default_rng(4).random(len(z)) < rate)
     fitted_map = maps.fit(z[kept], fitted.liked[kept])
     policy = Policy((ExitPolicy(fitted_map.a, fitted_map.b),), 1, "", prior_shift=probabilities.shift(rate))
-    in_population = everything.reliability("answers", "all", policy.probability(policy.calibrated(other[:, None])[:, 0]))
+    in_population = everything.reliability("answers", "all", policy.probabilities(other[:, None])[:, 0])
     assert in_population.ratio is not None and in_population.ratio[0] == pytest.approx(1, abs=0.08)
     assert in_population.ece[0] < 0.01
     left = everything.liked | (np.random.default_rng(5).random(len(other)) < rate)
     sample = Split(everything.liked[left], everything.users[left], rate)
-    in_sample = sample.reliability("answers", "all", policy.probability(policy.calibrated(other[left, None])[:, 0]))
+    in_sample = sample.reliability("answers", "all", policy.probabilities(other[left, None])[:, 0])
     assert in_sample.observed == pytest.approx(in_population.observed, rel=0.1) and in_sample.ratio is not None
     assert in_sample.ratio[0] == pytest.approx(in_population.ratio[0], abs=0.08)
     if rate < 1:
         plain = Policy(policy.exits, 1, "")
-        without = everything.reliability("answers", "all", plain.probability(plain.calibrated(other[:, None])[:, 0]))
+        without = everything.reliability("answers", "all", plain.probabilities(other[:, None])[:, 0])
         assert without.ratio is not None and without.ratio[1] > 2
 
 

@@ -50,7 +50,7 @@ CASES = table(
     graph("zero_of_one_row", "CORRUPT", "output is [1, 1], expected [N] or [N, 1]", tree_graph(WIDTH, (1, 1))),
     graph("zero_of_another_width", "CORRUPT", f"input is [N, {WIDTH - 1}], expected [N, {WIDTH}]", tree_graph(WIDTH - 1)),
     graph("zero_with_an_unknown_operator", "BACKEND_FAILED", "zero.onnx", node_graph("Horoscope", "stars")),
-    graph("zero_with_two_columns", "CORRUPT", "output is [N, 7], expected", node_graph("Neg", output=("N", WIDTH))),
+    graph("zero_with_two_columns", "CORRUPT", f"output is [N, {WIDTH}], expected", node_graph("Neg", output=("N", WIDTH))),
     graph(
         "zero_that_gives_nan",
         "BACKEND_FAILED",

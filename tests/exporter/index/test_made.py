@@ -42,7 +42,7 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
     assert (
         printed["counts"] == info["counts"] and printed["retrieval"] == info["retrieval"] and printed["splits"] == info["splits"]
     )
-    assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
+    assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "likes": 234, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
     assert {name: split["rows"] for name, split in info["splits"].items()} == {"train": 384, "validation": 48, "test": 48}
     assert info["label"] == {"positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}

@@ -23,7 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the first with a policy, or the first.")]
 
-DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda or tensorrt. Default: the variant's own.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or tensorrt. Default: the variant's own.")]
 
 ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")]
 
@@ -31,7 +31,7 @@ CatalogOption = Annotated[Path | None, typer.Option(help="The catalog folder of 
 
 SlatesOption = Annotated[
     Path | None,
-    typer.Option(help="Prompts in place of a catalog. What trained the model: split `train`."),
+    typer.Option(help="Prompts in place of a catalog, with split `train` if trained on."),
 ]
 
 RerankerOption = Annotated[

@@ -46,17 +46,13 @@ def calibrate(
     tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Compare with the full model alone.")] = False,
-    slate: Annotated[
-        int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; retrieved or in --slates: all.")
-    ] = None,
+    slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; if retrieved, all.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
     measure_costs: Annotated[bool, typer.Option("--measure-costs", help="With --from-traces: time this machine again.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
-    also: Annotated[
-        str | None, typer.Option(help="uniform:N or popularity:N: judge the policy on these candidates, too.")
-    ] = None,
+    also: Annotated[str | None, typer.Option(help="Judge it on uniform:N or popularity:N candidates too.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.

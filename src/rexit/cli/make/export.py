@@ -74,8 +74,8 @@ def export(
     rexit export reranker --slates slates.parquet --out bundle
     ```
 
-    Exits are compared with PyTorch, lower precisions with float32, on validation slates. A variant does without exits that lose
-    more than its gate allows. If its last exit does, it is not written, others are: exit code 5.
+    Exits are compared with PyTorch, lower precisions with float32, on validation slates. A variant does without
+    exits that fail its gate; if its last one does, it is not written: exit code 5.
     """
     from rexit.exporter.export import export_bundle
 
