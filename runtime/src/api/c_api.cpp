@@ -370,7 +370,7 @@ rexit_status rexit_session_score_json(rexit_session* session, const char* reques
     required(answer_out, "answer_out");
     required(answer_bytes_out, "answer_bytes_out");
     run_score(session, request, request_bytes, options, stats_out,
-              [&](const SessionLock& lock, const Request& read, const std::vector<Score>& scores, const rexit_stats& stats) {
+              [&](const SessionLock&, const Request& read, const std::vector<Score>& scores, const rexit_stats& stats) {
                 write_answer(read, session->session, scores, stats, options != nullptr ? options->waited_us : 0, session->answer);
                 *answer_out = session->answer.c_str();
                 *answer_bytes_out = session->answer.size();
