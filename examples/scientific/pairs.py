@@ -43,7 +43,7 @@ class Texts:
 
     def history(self, slate: Slate) -> list[int]:
         """Returns the rows of the items that the user bought before the slate's moment, oldest first."""
-        row, table = self._catalog.users.row(slate.user), self._catalog.user_table
+        [row], table = self._catalog.users.rows([slate.user]), self._catalog.user_table
         begin, end = table["history_offsets"][row : row + 2]
         known = table["history_times"][begin:end] < slate.as_of
         return list(map(int, table["history_items"][begin:end][known]))

@@ -65,7 +65,7 @@ def looked_up(catalog: Catalog, slates: Sequence[Slate], texts: Texts, vectors: 
     for slate in slates:
         rows, history = catalog.items.rows(slate.items), texts.history(slate)
         rankings["popularity"].append(counts[rows].astype(np.float64))
-        rankings["item-item cosine"].append(cosines[np.ix_(history, rows)].sum(0))
+        rankings["item-item cosine"].append(cosines[np.ix_(np.array(history, np.int64), rows)].sum(0))
         rankings["text cosine"].append((directions[history[-LATEST:]] @ directions[rows].T).max(0))
     return {name: np.concatenate(parts) for name, parts in rankings.items()} | {LIGHTGCN: baselines(catalog, slates)[LIGHTGCN]}
 

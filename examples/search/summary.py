@@ -34,7 +34,7 @@ BUNDLE = "bundle"
 @contextmanager
 def served(bundle: Path) -> Any:
     """Serves a bundle at a free port while the block runs. Yields its address."""
-    command = [Path(sys.executable).with_name("rexit"), "serve", bundle, "--port", "0"]
+    command = [str(Path(sys.executable).with_name("rexit")), "serve", str(bundle), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
