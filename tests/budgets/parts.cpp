@@ -118,8 +118,7 @@ void count_retrieval(const Bundle& bundle) {
       bundle.catalog().users.ids.size());
   Query chosen = known;
   chosen.retrieve = slate;
-  count_calls(
-      "retrieve_per_item", 1, [&](std::size_t) { retrieval.begin(chosen, none); }, bundle.catalog().items.ids.size());
+  count_calls("retrieve_per_item", 1, [&](std::size_t) { retrieval.begin(chosen, none); }, bundle.catalog().items.ids.size());
 
   retrieval.begin(known, none);
   count_calls("nearest_in_history", slate, [&](std::size_t i) { keep(retrieval.nearest(static_cast<Row>(i * 97), 2)); });
