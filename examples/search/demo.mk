@@ -4,7 +4,7 @@
 SEARCH := examples/search
 FOUND := $(BUILD)/demo-search
 SEARCH_POLICY := $(FOUND)/bundle/variants/cpu-int8/policy.json
-STEPS ?= 360
+STEPS ?= 240
 
 demo-search: $(FOUND)/summary.json
 	@$(BIN)/python $(SEARCH)/summary.py $(FOUND) --show

@@ -89,18 +89,23 @@ def measure(demo: Path) -> dict[str, Any]:
     }
 
 
+def milliseconds(row: Mapping[str, Any]) -> str:
+    """Of a query: as timed, or, with ~, by the cost model if the policy was decided on earlier traces."""
+    return f"~{row['cost_us'] / 1000:.2f}" if row["ms_per_slate"] is None else f"{row['ms_per_slate']:.2f}"
+
+
 def show(figures: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title=f"Debian's packages by what they are for: {figures['variant']}, test queries", title_justify="left")
     for column in ("", METRIC.upper(), "lost against full depth", "layers run", "ms per query"):
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     names = [*map(depth_name, figures["exits"][:-1]), "full depth", "policy"]
     rows = {row["policy"]: row for row in figures["table"]}
     for name in names:
         row = rows[name]
         lost, low, high = row["drops"][METRIC]
         drop = "" if name == "full depth" else f"{lost:+.4f} ({low:+.4f} to {high:+.4f})"
-        table.add_row(name, f"{row['values'][METRIC]:.4f}", drop, f"{row['mean_layers']:.1f}", f"{row['ms_per_slate']:.2f}")
+        table.add_row(name, f"{row['values'][METRIC]:.4f}", drop, f"{row['mean_layers']:.1f}", milliseconds(row))
     console.print(table)
 
     table = Table(title=f'reranker.rank("{figures["query"]}", …), {figures["ms"]:.1f} ms in Python', title_justify="left")
