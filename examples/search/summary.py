@@ -97,8 +97,8 @@ def milliseconds(row: Mapping[str, Any]) -> str:
 def show(figures: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title=f"Debian's packages by what they are for: {figures['variant']}, test queries", title_justify="left")
-    for column in ("", METRIC.upper(), "lost against full depth", "layers run", "ms per query"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for column in ("", METRIC.upper(), "lost by stopping", "layers", "ms"):
+        table.add_column(column, justify="right" if column else "left")
     names = [*map(depth_name, figures["exits"][:-1]), "full depth", "policy"]
     rows = {row["policy"]: row for row in figures["table"]}
     for name in names:
