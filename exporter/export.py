@@ -356,10 +356,10 @@ def _judged(
             own = draft.chain(options.max_tokens, loaded.vectors)
             quality = judges.assess(target, own)
             if not options.accept_loss and (left_out := quality.dispensable()):
-                kept = [k for k, depth in enumerate(depths) if depth not in left_out]
+                remaining = [k for k, depth in enumerate(depths) if depth not in left_out]
                 shutil.rmtree(draft.folder)
-                slates = [replace(slate, log_odds=np.ascontiguousarray(slate.log_odds[:, kept])) for slate in golden]
-                exits, merged = [depths[k] for k in kept], make.draft(base.draft.target, "merged")
+                slates = [replace(slate, log_odds=np.ascontiguousarray(slate.log_odds[:, remaining])) for slate in golden]
+                exits, merged = [depths[k] for k in remaining], make.draft(base.draft.target, "merged")
                 fewer = _Base.trace(merged, loaded, exits, slates, options, progress, clock)
                 draft = make.draft(target)
                 draft.derive(fewer.draft, fewer.sampled)

@@ -340,8 +340,8 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     places = np.flatnonzero(last | before | first).tolist()
     chosen = spread(places, limit // SIZE)
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
-    drawn = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
-    numbers = PromptBuilder.of(catalog, "train").slate_numbers(drawn, None if split.scores is None else split.scores[rows])
+    row_slates = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
+    numbers = PromptBuilder.of(catalog, "train").slate_numbers(row_slates, None if split.scores is None else split.scores[rows])
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
     weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]

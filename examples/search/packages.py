@@ -60,21 +60,21 @@ def descriptions(work: Path) -> dict[str, tuple[str, str]]:
         folder.mkdir(parents=True, exist_ok=True)
     apt("apt-get", "update", "-qq", lists=lists)
     files = apt("apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Translations", lists=lists).split()
-    found: dict[str, tuple[str, str]] = {}
+    packages: dict[str, tuple[str, str]] = {}
     known: set[str] = set()
     for file in sorted(files):
         for block in apt(HELPER, "cat-file", file, lists=lists).split("\n\n"):
             name = re.search(r"^Package: (\S+)", block, re.MULTILINE)
             text = re.search(r"^Description-en: (.*)\n((?: .*\n?)*)", block, re.MULTILINE)
-            if name is None or text is None or name[1] in found:
+            if name is None or text is None or name[1] in packages:
                 continue
             long = re.sub(r"\s+", " ", text[2].replace("\n .\n", "\n")).strip()
             if len(long.split()) >= FEWEST_WORDS and long not in known:
                 known.add(long)
-                found[name[1]] = text[1].strip(), long
-    if not found:
+                packages[name[1]] = text[1].strip(), long
+    if not packages:
         sys.exit("packages: apt has no English descriptions of packages")
-    return found
+    return packages
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Document:
     score: float
 
 
-def slates(asked: Mapping[str, str], best: Iterable[Sequence[Document]]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file of slates. asked: each package's query. best: what BM25 found for each."""
+def slates(queries: Mapping[str, str], best: Iterable[Sequence[Document]]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file of slates. queries: by the package that answers. best: what BM25 found for each."""
     splits = [split for split, share in SPLITS.items() for _ in range(share)]
-    for n, ((package, query), documents) in enumerate(zip(asked.items(), best, strict=True)):
+    for n, ((package, query), documents) in enumerate(zip(queries.items(), best, strict=True)):
         yield {
             "group": package,
             "split": splits[n % len(splits)],
@@ -102,20 +102,20 @@ def slates(asked: Mapping[str, str], best: Iterable[Sequence[Document]]) -> Iter
 
 
 @script
-def main(out: Path, queries: int, candidates: int, words: int, ask: str) -> None:
-    if queries < len(SPLITS) or candidates < 2 or words < FEWEST_WORDS:
-        given = f"--queries {queries} --candidates {candidates} --words {words}"
-        sys.exit(f"packages: {given}, expected at least {len(SPLITS)}, 2 and {FEWEST_WORDS}")
+def main(out: Path, count: int, candidates: int, words: int, ask: str) -> None:
+    if count < len(SPLITS) or candidates < 2 or words < FEWEST_WORDS:
+        limits = f"--queries {count} --candidates {candidates} --words {words}"
+        sys.exit(f"packages: {limits}, expected at least {len(SPLITS)}, 2 and {FEWEST_WORDS}")
     with new_folder(out) as folder, tempfile.TemporaryDirectory() as work:
         packages = descriptions(Path(work))
         names, texts = list(packages), [long for _, long in packages.values()]
-        chosen = random.Random(0).sample(names, min(queries, len(names)))
-        asked = {name: packages[name][0] for name in chosen}
+        chosen = random.Random(0).sample(names, min(count, len(names)))
+        queries = {name: packages[name][0] for name in chosen}
         best = [
             [Document(names[n], " ".join(texts[n].split()[:words]), round(score, 4)) for n, score in ranked]
-            for ranked in bm25.best(texts, [*asked.values(), ask], candidates)
+            for ranked in bm25.best(texts, [*queries.values(), ask], candidates)
         ]
-        rows = list(slates(asked, best[: len(asked)]))
+        rows = list(slates(queries, best[: len(queries)]))
         (folder / "slates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         write_json(folder / "asked.json", {"query": ask, "documents": [asdict(document) for document in best[-1]]})
     share = sum(sum(row["label"]) for row in rows) / len(rows)

@@ -61,16 +61,16 @@ def answered(address: str, query: str, documents: Sequence[str], scores: Sequenc
 def measure(demo: Path) -> dict[str, Any]:
     bundle = Bundle.open(demo / BUNDLE)
     report = json.loads((bundle.folder / "report.json").read_text())
-    asked = json.loads((demo / "data" / "asked.json").read_text())
-    texts, scores = ([document[name] for document in asked["documents"]] for name in ("text", "score"))
+    search = json.loads((demo / "data" / "asked.json").read_text())
+    texts, scores = ([document[name] for document in search["documents"]] for name in ("text", "score"))
     reranker = rexit.Reranker(demo / BUNDLE)
-    hits = reranker.rank(asked["query"], texts, scores=scores, top_k=SHOWN)
+    hits = reranker.rank(search["query"], texts, scores=scores, top_k=SHOWN)
     begin = time.perf_counter()
     for _ in range(10):
-        reranker.rank(asked["query"], texts, scores=scores, top_k=SHOWN)
+        reranker.rank(search["query"], texts, scores=scores, top_k=SHOWN)
     milliseconds = (time.perf_counter() - begin) * 100
     with served(demo / BUNDLE) as address:
-        results = answered(address, asked["query"], texts, scores)
+        results = answered(address, search["query"], texts, scores)
     if [row["index"] for row in results] != [hit["corpus_id"] for hit in hits]:
         sys.exit(f"summary: Python and HTTP differ: {hits} and {results}")
     return {
@@ -81,9 +81,9 @@ def measure(demo: Path) -> dict[str, Any]:
         "verdict": report["verdict"],
         "layers_add": report["layers_add"],
         "report": str(bundle.folder / "report.html"),
-        "query": asked["query"],
+        "query": search["query"],
         "hits": [
-            {"package": asked["documents"][hit["corpus_id"]]["package"], "place": hit["corpus_id"] + 1, **hit} for hit in hits
+            {"package": search["documents"][hit["corpus_id"]]["package"], "place": hit["corpus_id"] + 1, **hit} for hit in hits
         ],
         "ms": milliseconds,
     }

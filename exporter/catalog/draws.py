@@ -66,7 +66,7 @@ def with_draws(
             f"{candidates.count} others to draw (--candidates {candidates})"
         )
     chosen = draw_unmet(owners, met, weights, candidates.count, seed)
-    drawn = interactions.filter(liked).select(pl.all().repeat_by(candidates.count).list.explode())
-    drawn = drawn.with_columns(item=pl.Series(chosen.ravel(), dtype=interactions["item"].dtype), liked=pl.lit(False))
-    drawn = drawn.with_columns(pl.col(f"^{WEIGHT}$") * 0 + 1)
-    return pl.concat([interactions, drawn]).sort("user", "time", "item", maintain_order=True)
+    negatives = interactions.filter(liked).select(pl.all().repeat_by(candidates.count).list.explode())
+    negatives = negatives.with_columns(item=pl.Series(chosen.ravel(), dtype=interactions["item"].dtype), liked=pl.lit(False))
+    negatives = negatives.with_columns(pl.col(f"^{WEIGHT}$") * 0 + 1)
+    return pl.concat([interactions, negatives]).sort("user", "time", "item", maintain_order=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ _ANY_NUMBER = 1 << 62
 """Requests that may wait: as many as there are threads that ask."""
 
 
-class _Ranker:
+class _Ranker(ABC):
     """A bundle's variant, opened for all threads of this process."""
 
     def __init__(
@@ -76,9 +77,9 @@ class _Ranker:
             self.close()
             raise
 
+    @abstractmethod
     def _check(self) -> None:
         """Raises InputError for a bundle of the other kind."""
-        raise NotImplementedError
 
     @property
     def info(self) -> runtime.Info:
