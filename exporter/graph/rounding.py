@@ -47,9 +47,9 @@ Doubles = NDArray[np.float64]
 
 def round_weights(weight: Floats, x: Floats | None = None) -> tuple[NDArray[np.int8], Floats]:
     """Rounds a weight [K, N]; x: sampled inputs [R, K]. Returns int8 [K, N] in -127 … 127 and column scales float32 [N]."""
-    scale = np.abs(weight).max(0) / np.float32(LARGEST)
+    scale = (np.abs(weight).max(0) / np.float32(LARGEST)).astype(np.float32)
     scale[scale == 0] = 1
-    return rounded_weights(weight, scale, x), scale.astype(np.float32)
+    return rounded_weights(weight, scale, x), scale
 
 
 def rounded_weights(weight: Floats, scale: Floats, x: Floats | None = None, input_scale: float | None = None) -> NDArray[np.int8]:
