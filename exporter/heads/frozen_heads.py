@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from rexit.baselines import Scores, baselines, doubt_without_labels
@@ -51,7 +52,7 @@ from rexit.exporter.preflight import (
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.source import Source, zero_of
 from rexit.progress import Clock, Progress, silent
-from rexit.ranking import ByUser, differ, doubt, drawn_labels, noun_of
+from rexit.ranking import differ, doubt, noun_of
 from rexit.slates import SIZE, cut, spread
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
@@ -249,11 +250,12 @@ def fit_heads(
     tokens = sum(int(part.data.lengths.sum()) for part in (train, validation))
     say(f"{candidates} candidates in {tokens} tokens; their rows at {layers} layers take {size(*sizes) / 1e6:.0f} MB in {folder}")
     file = _collect(folder, sizes, base, own, source, (train, validation), options, say, progress)
-    if not _labelled(source):
-        say("The slates have no labels: heads are fitted to, and judged by, labels drawn from the model's own answer.")
-        train, validation = _with_drawn_labels(file, train, validation, base)
+    labelled = _labelled(source)
+    if not labelled:
+        say("No labels: heads learn the model's own answer, and hold its ranking, which is not the truth.")
+        _check_answers(file, (train, validation), base)
     clock.lap("forward")
-    fit = fit_layers(file, train, validation, options.keep_last, progress)
+    fit = fit_layers(file, train, validation, options.keep_last, progress, labelled=labelled)
     losses = np.stack([fit.at(depth).losses for depth in range(1, layers + 1)])
     exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), whole=bool(options.keep_last))
     clock.lap("heads")
@@ -265,7 +267,13 @@ def fit_heads(
         layers=[head.to_json() for head in fit.heads],
         own=None if fit.own is None else fit.own.to_json(),
         prior_loss=float(fit.prior_losses.mean()),
-        **_compared(fit.at(exits[-1]), validation, scores, _labelled(source), noun_of(isinstance(source, Catalog))),
+        **_compared(
+            fit.at(exits[-1]),
+            validation,
+            scores,
+            None if labelled else file.answer[validation.rows],
+            noun_of(isinstance(source, Catalog)),
+        ),
         candidates={"train": len(train.liked), "validation": len(validation.liked)},
         rows=str(folder),
         rows_bytes=size(*sizes),
@@ -344,27 +352,21 @@ def _collect(
     )
 
 
-def _with_drawn_labels(file: RowsFile, train: Slates, validation: Slates, base: Checkpoint) -> tuple[Slates, Slates]:
-    """The slates with labels drawn from the model's own answers."""
-    parts = (train, validation)
-    answers = [np.array(file.answer[part.rows]) for part in parts]
-    if not any(differ(answer, part.users) for answer, part in zip(answers, parts, strict=True)):
+def _check_answers(file: RowsFile, parts: Sequence[Slates], base: Checkpoint) -> None:
+    if not any(differ(file.answer[part.rows], part.users) for part in parts):
         raise InputError(f"{base.path}: gives all candidates of a user the same score, so there is nothing to fit heads to")
-    train, validation = (replace(part, liked=drawn_labels(answer)) for part, answer in zip(parts, answers, strict=True))
-    _check_classes(train)
-    return train, validation
 
 
-def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool, noun: str) -> dict[str, Any]:
-    """The baselines of the users who do not choose, and what they say of the last exit's head."""
+def _compared(head: LayerHead, part: Slates, scores: Scores, answer: NDArray[np.float32] | None, noun: str) -> dict[str, Any]:
+    """The baselines of the users who do not choose, and what they say of the last exit's head. answer: see `ranking_figures`."""
     others = ~part.chooses
     users, liked = part.users[others], part.liked[others]
     known = {name: score[others] for name, score in scores.items()}
-    by_user = ByUser(users, liked)
+    figures = ranking_figures(part, answer)
     return {
-        "baselines": [{"name": name, **ranking_figures(score, by_user, liked)} for name, score in known.items()],
+        "baselines": [{"name": name, **figures(score)} for name, score in known.items()],
         "doubt": doubt(head.log_odds[others], known, users, liked, noun)
-        if labelled
+        if answer is None
         else doubt_without_labels(head.log_odds[others], known, users, noun),
     }
 

@@ -161,6 +161,11 @@ class Slates:
         return slice(self.first, self.first + len(self.liked))
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Candidates of each slate, int64 [S]."""
+        return np.array([len(row.liked) for row in self.data.rows], np.int64)
+
+    @property
     def prompts(self) -> str:
         """SHA-256 of all token ids, which depend on more than a file of slates: on the tokenizer and a reranker's prompt."""
         digest = hashlib.sha256()

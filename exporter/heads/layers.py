@@ -3,21 +3,26 @@
 A head is a logistic regression with a ridge:
 
 1. Each of the H numbers is scaled to mean 0 and deviation 1 over the training candidates, so that one ridge suits all.
-2. L-BFGS minimizes the mean cross-entropy to the targets plus ridge / 2 times the squared weights, from a strong ridge to weak
-   ones, each from the one before.
+2. L-BFGS minimizes the mean loss of the candidates (`Target`) plus ridge / 2 times the squared weights, from a strong ridge to
+   weak ones, each from the one before. It moves in coordinates in which the loss curves alike in every direction: rows of one
+   layer are so correlated that it takes ten times the steps without.
 3. A lower precision rounds rows, and a head with large weights on numbers that vary little would amplify that. So the loss is the
    expected one under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
    for each squared weight of the row.
 4. The scale becomes the weight of the head's norm, the weights become its projection: the format stores exactly the fit.
 
+Without labels the model's own last answer is what a head learns: its probability of each candidate, and its order within each
+slate. No label is drawn. Figures are then losses against that answer: heads hold the model's ranking, not the truth.
+
 Training candidates fit the heads. The validation users who choose (`rexit.roles`: those who choose a policy in calibration, too)
 choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
 
-1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both are fitted with falling ridges,
-   until the choosing users' loss has risen twice. The head with the lowest loss is the layer's.
+1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both (without labels, to the answer
+   alone) are fitted with falling ridges, until the choosing users' loss has risen twice. The head with the lowest loss is the
+   layer's.
 2. The model's own last answer takes the place of the last layer's head if it ranks the choosing users' items better than chance
    and its loss is not higher than that head's beyond the 95 % interval over users. A caller can decide that instead.
-3. A loss is the cross-entropy after a Platt map, as calibration will fit one: mean over users of the mean over their candidates.
+3. A loss is that of a Platt map's answers, as calibration will fit one: mean over users of the mean over their candidates.
 
 `auto:K` makes at most K depths exits:
 
@@ -31,15 +36,18 @@ choose ridges, targets and exits; the other users, on whom no choice depends, gi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from rexit.audit.losses import Loss, SlateLosses
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.checkpoint import check_exits
 from rexit.exporter.heads.hidden_rows import RowsFile, Slates
@@ -66,6 +74,53 @@ class FittedHead:
         return np.asarray(rows.astype(np.float32) @ (self.scale * self.weight) + np.float32(self.bias), np.float32)
 
 
+class Order:
+    """The order of each slate's candidates, as the model's own answer has it.
+
+    Of log-odds z, the chance that candidate i is the one that is a yes, if just one of its slate is, is softmax(z)_i. The loss
+    is the cross-entropy of those chances, so that a slate without any probable candidate has an order, too.
+
+    Args:
+        answer: the model's log-odds, float32 [n].
+        offsets: where each slate begins, and n: int64 [S + 1].
+    """
+
+    def __init__(self, answer: NDArray[np.float32], offsets: NDArray[np.int64]) -> None:
+        self._starts, self._sizes = offsets[:-1], np.diff(offsets)
+        self._chance = np.exp(self._log_chances(answer))
+
+    def losses(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Each candidate's part of its slate's loss, float64 [n]. z: log-odds, [n]."""
+        return np.asarray(-self._chance * self._log_chances(z))
+
+    def slopes(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The derivative of the summed losses by z, float64 [n]."""
+        return np.asarray(np.exp(self._log_chances(z)) - self._chance)
+
+    def _log_chances(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
+        below = z.astype(np.float64) - np.repeat(np.maximum.reduceat(z, self._starts), self._sizes)
+        return np.asarray(below - np.repeat(np.log(np.add.reduceat(np.exp(below), self._starts)), self._sizes))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a head should answer. probability: of a yes, for each candidate, [n], or labels, bool [n]. order: None: it does not
+    count."""
+
+    probability: NDArray[np.floating] | NDArray[np.bool_]
+    order: Order | None = None
+
+    def losses(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The loss of each candidate, float64 [n]: cross-entropy, and its part of the order's. z: log-odds, [n]."""
+        losses = np.logaddexp(0, z.astype(np.float64)) - self.probability * z.astype(np.float64)
+        return np.asarray(losses if self.order is None else losses + self.order.losses(z))
+
+    def slopes(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The derivative of the summed losses by z, float64 [n]."""
+        slopes = expit(z.astype(np.float64)) - self.probability
+        return np.asarray(slopes if self.order is None else slopes + self.order.slopes(z))
+
+
 class Regression:
     """Training rows [n, H] of one layer, standardized once for all targets and ridges."""
 
@@ -76,37 +131,34 @@ class Regression:
         deviation = np.sqrt(np.einsum("nh,nh->h", self._x, self._x, dtype=np.float64) / len(self._x))
         self._scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
         self._x *= self._scale
+        self._moments = (self._x.T @ self._x).astype(np.float64) / len(self._x)
 
-    def fit(self, target: NDArray[np.float32], ridge: float, start: FittedHead | None = None) -> FittedHead:
-        """target: probability that each candidate is a yes, float32 [n]. start: the initial head; None: zeros."""
+    def fit(self, target: Target, ridge: float, start: FittedHead | None = None) -> FittedHead:
+        """target: what the rows' head should answer. start: the initial head; None: zeros."""
         x, n = self._x, len(self._x)
         penalty = ridge + ROUNDING**2 / 4 * self._scale.astype(np.float64) ** 2
+        share = float(np.clip(target.probability.mean(), 1e-6, 1 - 1e-6))
+        root = cholesky(share * (1 - share) * self._moments + np.diag(penalty))  # upper: weights are root^-1 u
 
         def value(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            weight, bias = at[:-1], at[-1]
-            z = x @ weight.astype(np.float32) + np.float32(bias)
-            residual = (expit(z) - target).astype(np.float32)
-            loss = float(np.mean(np.logaddexp(0, z) - target * z, dtype=np.float64)) + float(penalty @ weight**2) / 2
-            slope = (residual @ x).astype(np.float64) / n + penalty * weight
-            return loss, np.r_[slope, residual.mean(dtype=np.float64)]
+            weight = solve_triangular(root, at[:-1])
+            z = x @ weight.astype(np.float32) + np.float32(at[-1])
+            slopes = target.slopes(z)
+            loss = float(target.losses(z).mean()) + float(penalty @ weight**2) / 2
+            slope = (slopes.astype(np.float32) @ x).astype(np.float64) / n + penalty * weight
+            return loss, np.r_[solve_triangular(root, slope, trans="T"), slopes.mean()]
 
-        share = float(np.clip(target.mean(), 1e-6, 1 - 1e-6))
         begin = np.r_[np.zeros(x.shape[1]), np.log(share / (1 - share))]
         if start is not None:
-            begin = np.r_[start.weight, start.bias + float(self._mean @ (self._scale * start.weight))].astype(np.float64)
+            begin = np.r_[root @ start.weight, start.bias + float(self._mean @ (self._scale * start.weight))]
         optimum = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": 1e-8, "gtol": 1e-6})
-        weight = optimum.x[:-1].astype(np.float32)
+        weight = solve_triangular(root, optimum.x[:-1]).astype(np.float32)
         return FittedHead(self._scale, weight, float(optimum.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
 
 
-def log_loss(z: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Cross-entropy of each candidate, float64 [n], from log-odds [n]."""
-    return np.asarray(np.logaddexp(0, np.where(liked, -z, z).astype(np.float64)))
-
-
-def platt(z: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[float, float]:
-    """a and b of the log-odds a z + b that fit the labels best; a may be negative."""
-    head = Regression(z[:, None]).fit(liked.astype(np.float32), 1e-6)
+def platt(z: NDArray[np.float32], target: Target) -> tuple[float, float]:
+    """a and b of the log-odds a z + b that fit the target best; a may be negative."""
+    head = Regression(z[:, None]).fit(target, 1e-6)
     return float(head.scale[0] * head.weight[0]), head.bias
 
 
@@ -166,40 +218,42 @@ class Layers:
 
 
 class _Validation:
-    """Validation candidates of two groups of users: those that choose, and those that give figures."""
+    """Validation candidates of two groups of users: those that choose, and those that give figures.
 
-    def __init__(self, slates: Slates) -> None:
-        self.chooses = slates.chooses
+    Args:
+        slates: the candidates.
+        answer: the model's own log-odds of them, float32 [n], which are held where there are no labels.
+        labelled: whether there are labels.
+    """
+
+    def __init__(self, slates: Slates, answer: NDArray[np.float32], labelled: bool) -> None:
+        self.chooses, self.labelled = slates.chooses, labelled
         self._liked, self._users = slates.liked, slates.users
         for part, name in ((self.chooses, "choosing"), (~self.chooses, "other")):
             liked = slates.liked[part]
-            if len(liked) == 0 or liked.all() or not liked.any():
-                labels = "none" if len(liked) == 0 else f"all {len(liked)} {'liked' if liked[0] else 'not liked'}"
+            if len(liked) == 0 or (labelled and (liked.all() or not liked.any())):
+                state = "none" if len(liked) == 0 else f"all {len(liked)} {'liked' if liked[0] else 'not liked'}"
+                expected = "likes and others" if labelled else "some"
                 raise InputError(
-                    f"validation: the candidates of the {name} users are {labels}, expected likes and others; "
-                    "take more with --validation-slates"
+                    f"validation: the candidates of the {name} users are {state}, expected {expected}; take more with "
+                    "--validation-slates"
                 )
-        self._by_user = ByUser(slates.users[~self.chooses], slates.liked[~self.chooses])
+        self.target = Target(slates.liked[self.chooses]) if labelled else answer_target(slates, answer, self.chooses)
+        self.ranking = ranking_figures(slates, None if labelled else answer)
         self._choosing = ByUser(slates.users[self.chooses], slates.liked[self.chooses])
 
     @property
     def choosing_users(self) -> NDArray[np.int64]:
         return np.unique(self._users[self.chooses])
 
-    @property
-    def choosing_labels(self) -> NDArray[np.bool_]:
-        return self._liked[self.chooses]
-
     def losses(self, z: NDArray[np.float32]) -> NDArray[np.float64]:
         """Each choosing user's loss after a Platt map, from all candidates' log-odds."""
-        liked = self.choosing_labels
-        a, b = platt(z[self.chooses], liked)
-        return self._mean_by_user(log_loss(a * z[self.chooses] + b, liked))
+        a, b = platt(z[self.chooses], self.target)
+        return self._mean_by_user(self.target.losses(a * z[self.chooses] + b))
 
     def prior_losses(self) -> NDArray[np.float64]:
-        liked = self.choosing_labels
-        share = liked.mean()
-        return self._mean_by_user(log_loss(np.full(len(liked), np.log(share / (1 - share))), liked))
+        share = float(np.mean(self.target.probability))
+        return self._mean_by_user(self.target.losses(np.full(int(self.chooses.sum()), np.log(share / (1 - share)))))
 
     def ranks(self, z: NDArray[np.float32]) -> bool:
         """Whether the choosing users' AUC is above chance, by its 95 % interval."""
@@ -209,17 +263,32 @@ class _Validation:
     def figures(self, z: NDArray[np.float32], last: NDArray[np.float32]) -> dict[str, Any]:
         """Figures of the other users. last: log-odds of the deepest head."""
         here, deepest = z[~self.chooses], last[~self.chooses]
-        liked = self._liked[~self.chooses]
-        maps = [platt(part[self.chooses], self.choosing_labels) for part in (z, last)]
+        maps = [platt(part[self.chooses], self.target) for part in (z, last)]
         sides = [a * part + b > 0 for (a, b), part in zip(maps, (here, deepest), strict=True)]
-        return ranking_figures(here, self._by_user, liked) | {"agreement": float((sides[0] == sides[1]).mean())}
+        return self.ranking(here) | {"agreement": float((sides[0] == sides[1]).mean())}
 
     def _mean_by_user(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         numbers = self._choosing.numbers
         return np.asarray(np.bincount(numbers, values) / np.bincount(numbers))
 
 
-def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: bool | None, progress: Progress = silent) -> Layers:
+def answer_target(slates: Slates, answer: NDArray[np.float32], part: NDArray[np.bool_] | None = None) -> Target:
+    """The model's own answer as a target. answer: log-odds, float32 [n]. part: of these candidates, whole slates; None: all."""
+    sizes = slates.sizes
+    if part is not None:
+        sizes, answer = sizes[part[np.cumsum(sizes) - 1]], answer[part]
+    return Target(expit(answer), Order(answer, np.cumsum([0, *sizes])))
+
+
+def fit_layers(
+    file: RowsFile,
+    train: Slates,
+    validation: Slates,
+    keep_last: bool | None,
+    progress: Progress = silent,
+    *,
+    labelled: bool = True,
+) -> Layers:
     """Fits a head at every layer.
 
     Args:
@@ -227,16 +296,20 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
         train, validation: the slates whose rows they are.
         keep_last: whether the model's own last answer is the last exit's head; None: see the module.
         progress: called with "heads", the layers done and in all.
+        labelled: whether the slates have labels; False: the model's own answer is the target.
 
     Raises:
         InputError: labels of one class.
     """
-    parts = _Validation(validation)
     answer = np.asarray(file.answer)
     own, own_log_odds = bool(np.isfinite(answer).all()), answer[validation.rows]
-    usable = own and parts.ranks(own_log_odds)
-    names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
-    targets = {name: _target(name, train, validation, answer, parts) for name in names}
+    parts = _Validation(validation, own_log_odds, labelled)
+    usable = own and (not labelled or parts.ranks(own_log_odds))
+    if labelled:
+        names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
+        targets = {name: Target(_probability(name, train, validation, answer, parts)) for name in names}
+    else:
+        targets = {"last": answer_target(train, answer[train.rows])}
     layers = len(file.hidden)
     fits = [
         _fit_layer(k + 1, file.hidden[k], train, validation, targets, parts) for k in tracked(range(layers), "heads", progress)
@@ -252,12 +325,14 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     return Layers(heads[:layers], heads[-1] if last else None, own_is_last, parts.prior_losses(), parts.choosing_users)
 
 
-def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:
+def _probability(
+    name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation
+) -> NDArray[np.float32]:
     """The probability of a yes that the training candidates' head should give, float32 [n]."""
     share, liked = SHARES[name], train.liked.astype(np.float32)
     if share == 0:
         return liked
-    a, b = platt(answer[validation.rows][parts.chooses], parts.choosing_labels)
+    a, b = platt(answer[validation.rows][parts.chooses], parts.target)
     probability = expit(a * answer[train.rows].astype(np.float64) + b)
     return np.asarray((1 - share) * liked + share * probability, np.float32)
 
@@ -267,19 +342,18 @@ def _fit_layer(
     hidden: NDArray[np.float16],
     train: Slates,
     validation: Slates,
-    targets: dict[str, NDArray[np.float32]],
+    targets: dict[str, Target],
     parts: _Validation,
 ) -> LayerHead:
     """Rule 1. The figures, which need the deepest head, are not measured yet."""
     regression, held_out = Regression(hidden[train.rows]), hidden[validation.rows]
-    chooses, liked = parts.chooses, parts.choosing_labels
-    choosing_rows = held_out[chooses]
+    choosing_rows = held_out[parts.chooses]
     best: tuple[float, FittedHead, float, str] | None = None
     for name, target in targets.items():
         head, lowest, rises = None, np.inf, 0
         for ridge in RIDGES:
             head = regression.fit(target, ridge, head)
-            loss = float(log_loss(head.log_odds(choosing_rows), liked).mean())
+            loss = float(parts.target.losses(head.log_odds(choosing_rows)).mean())
             if best is None or loss < best[0]:
                 best = loss, head, ridge, name
             rises = rises + 1 if loss > lowest else 0
@@ -292,8 +366,25 @@ def _fit_layer(
     return LayerHead(depth, head, ridge, name, parts.losses(log_odds), {}, log_odds)
 
 
-def ranking_figures(score: NDArray[np.floating], by_user: ByUser, liked: NDArray[np.bool_]) -> dict[str, list[float]]:
-    """Returns AUC, user AUC and NDCG, each with its 95 % interval. score: [n], of the pairs of `by_user`."""
+Figures = Callable[[NDArray[np.floating]], dict[str, list[float]]]
+"""Returns figures of a ranking, each with its 95 % interval. Its argument: scores, [n], of the users who do not choose."""
+
+
+def ranking_figures(slates: Slates, answer: NDArray[np.float32] | None) -> Figures:
+    """Returns what figures are computed by: AUC, user AUC and NDCG by labels; without labels expected NDCG, and how many of the
+    first ten are the same, against the model's own answer.
+
+    answer: its log-odds, float32 [n]; None: there are labels.
+    """
+    others = ~slates.chooses
+    if answer is None:
+        return partial(_by_labels, ByUser(slates.users[others], slates.liked[others]), slates.liked[others])
+    whole = others[np.cumsum(slates.sizes) - 1]
+    offsets = np.cumsum([0, *slates.sizes[whole]])
+    return partial(_by_answer, SlateLosses(answer[others], offsets), slates.users[others][offsets[:-1]])
+
+
+def _by_labels(by_user: ByUser, liked: NDArray[np.bool_], score: NDArray[np.floating]) -> dict[str, list[float]]:
     area = auc(score, liked)
     changes = np.bincount(by_user.numbers, auc_contributions(score, liked))
     return {
@@ -301,6 +392,16 @@ def ranking_figures(score: NDArray[np.floating], by_user: ByUser, liked: NDArray
         "user_auc": _interval(by_user.auc(score)[by_user.both]),
         f"ndcg@{NDCG_AT}": _interval(by_user.ndcg(score, NDCG_AT)[by_user.both]),
     }
+
+
+def _by_answer(losses: SlateLosses, users: NDArray[np.int64], score: NDArray[np.floating]) -> dict[str, list[float]]:
+    figures = {}
+    for loss in (Loss("expected-ndcg", NDCG_AT), Loss("top-k-overlap", NDCG_AT)):
+        values = 1 - losses.of(loss, score.astype(np.float32))
+        known = np.isfinite(values)
+        numbers = np.unique(users[known], return_inverse=True)[1]
+        figures[loss.name] = _interval(np.bincount(numbers, values[known]) / np.bincount(numbers))
+    return figures
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:

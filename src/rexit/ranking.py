@@ -20,12 +20,6 @@ PRIOR = 10
 """How many interactions of average liking an item's share of likes starts from."""
 
 
-def drawn_labels(log_odds: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Returns labels drawn from a model's own probabilities, for slates without labels: what is lost by them is what is lost if
-    the model is right. The same log-odds, float32 [n], give the same labels, bool [n]."""
-    return np.random.default_rng(BOOTSTRAP_SEED).random(len(log_odds)) < probabilities(log_odds)
-
-
 def auc(score: NDArray[np.floating], liked: NDArray[np.bool_]) -> float:
     """Returns the area under the ROC curve, ties counted half; nan without both labels. score: float [n]; liked: bool [n]."""
     return float(ByUser(np.zeros(len(liked), np.int64), liked).auc(score)[0])

@@ -222,8 +222,7 @@ def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: 
 def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path
 ) -> None:
-    """Heads learn labels drawn from the model's own answer, the gate compares rankings. Heads of a model without an answer, and
-    training, need labels."""
+    """Heads learn the model's own answer, the gate compares rankings."""
     model, prompt = causal_lm
     rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
     rows = [{**row, "group": f"{row['group']} {n}"} for n in range(3) for row in rows]
@@ -232,7 +231,8 @@ def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     out, said = tmp_path / "checkpoint", []
     options = HeadsOptions(exits="2,4", reranker=prompt)
     report = fit_heads(model, None, out, options, slates=log, say=said.append)
-    assert report.exits == [2, 4] and any("have no labels" in line for line in said)
+    assert report.exits == [2, 4] and any("No labels: heads learn the model's own answer" in line for line in said)
+    assert report.own_is_last and report.own["expected-ndcg@10"][0] == 1, "the answer is what is held"
     exported = ExportOptions(precisions=("fp32", "int8"), golden_slates=2, quality_slates=0, accept_loss=True)
     export_bundle(out, None, tmp_path / "bundle", exported, slates=log)
     quality = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality

@@ -162,6 +162,14 @@ def test_slates_without_labels(tmp_path: Path) -> None:
         SlatesFile.read(tmp_path / "some.jsonl", labels=False)
 
 
+def test_a_query_is_its_own_group(tmp_path: Path) -> None:
+    """So one that was asked twice is in one split."""
+    rows = [{"query": f"wing {n % 30}", "candidates": ["heat", "drag"]} for n in range(90)]
+    source = SlatesFile.read(write_slates(tmp_path / "log.jsonl", rows), encoder, labels=False)
+    groups = [{slate.user for slate in slates} for slates in source.slates.values()]
+    assert sum(map(len, groups)) == 30 and all(groups) and sum(map(len, source.slates.values())) == 90
+
+
 def change(n: int, **columns: Any) -> list[Row]:
     rows = token_rows(4)
     rows[n] = {name: value for name, value in {**rows[n], **columns}.items() if value is not ...}

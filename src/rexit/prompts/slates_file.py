@@ -5,9 +5,9 @@
 2. A row with `candidates` is a slate, and its `label` a list. Rows with `candidate` and a single `label` form a slate with the
    rows of the same `group` and prefix, wherever these are.
 3. `score`, if there is such a column, is the first stage's of each candidate, such as BM25's: exit zero reads it.
-4. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
-   Without it, a hash of the name says (`rexit.roles`): about a fifth is for training, two fifths for validation, the rest for
-   test.
+4. A group (a user; a query, whose text it is without such a column) is the unit of every interval and guarantee, and is in one
+   split. A column `split` says which. Without it, a hash of the name says (`rexit.roles`): about a fifth is for training, two
+   fifths for validation, the rest for test.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     names = set().union(*(row for _, row in rows))
     is_query = _one_of(path, names, "prefix", "query") == "query"
     single = _one_of(path, names, "candidate", "candidates") == "candidate"
-    if "group" not in names:
+    if "group" not in names and not is_query:
         meant = next(
             (f"; `{name}` may be meant: rename it" for name in ("id", "query_id", "qid", "user_id") if name in names), ""
         )
@@ -319,7 +319,7 @@ def _one_of(path: Path, names: set[str], a: str, b: str) -> str:
 
 
 def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, scored: bool) -> _Row:
-    group = row.get("group")
+    group = row.get("group", row.get("query"))
     if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
         raise InputError(f"`group` is {short(group)}, expected a string or an integer")
     if single:

@@ -104,9 +104,9 @@ def test_log_odds_of_the_checkpoint_are_those_of_the_fit(
     kept: list[Any] = []
     real = layers.fit_layers
 
-    def spied(file: Any, train: Any, validation: Any, *more: Any) -> Any:
+    def spied(file: Any, train: Any, validation: Any, *more: Any, **labels: bool) -> Any:
         kept.extend([file, validation])
-        kept.append(real(file, train, validation, *more))
+        kept.append(real(file, train, validation, *more, **labels))
         return kept[-1]
 
     monkeypatch.setattr("rexit.exporter.heads.frozen_heads.fit_layers", spied)

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from rexit.exporter.heads.frozen_heads import HeadsReport
 
 _DEFAULT = HeadsOptions()
+_FIGURES = {
+    "auc": "AUC",
+    "user_auc": "user AUC",
+    "ndcg@10": "NDCG@10",
+    "expected-ndcg@10": "expected NDCG@10",
+    "top-k-overlap@10": "same first 10",
+}
+"""Titles of figures by labels; and without labels, by the model's own answer."""
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
@@ -88,7 +96,9 @@ def _print_report(report: HeadsReport, noun: str) -> None:
 def _row(name: object, row: dict[str, Any], is_exit: bool = False) -> dict[str, object]:
     """A row of the table: a layer's, the own answer's, or a baseline's, which has no loss and no head."""
     figures = {"loss": f"{row['loss']:.4f}" if "loss" in row else ""}
-    for title, key in (("AUC", "auc"), ("user AUC", "user_auc"), ("NDCG@10", "ndcg@10")):
+    for key, title in _FIGURES.items():
+        if key not in row:
+            continue
         mean, low, high = row[key]
         figures |= {title: f"{mean:.4f}", f"{title}, 95 %": f"{low:.3f} to {high:.3f}"}
     return {
