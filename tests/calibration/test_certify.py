@@ -228,6 +228,8 @@ def test_users_who_all_lose_nothing_have_no_spread() -> None:
         needed = int(users_needed(np.zeros(50), (-1, 1), 0.01))
         fewer, more = (p_value(np.zeros(int(share * needed)), (-1, 1), 0.01) for share in (0.95, 1.05))
         assert more <= LEVEL < fewer
+        gaining = users_needed(np.full(50, -0.0025), (-1, 1), 0.01)
+    assert gaining < 299 <= needed, "docs/calibration.md: fewer than 299 are enough where users gain alone"
 
 
 def test_guarantee_names_what_is_promised() -> None:

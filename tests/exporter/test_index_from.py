@@ -130,6 +130,18 @@ def test_new_interactions_have_the_candidates_of_the_old_ones(data: Path, run: R
     assert rows_of_splits(again).sort(after.columns).equals(after.sort(after.columns))
 
 
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, implicit=True, candidates=Candidates.parse("uniform:2"))])
+def test_items_without_an_embedding_are_those_without_a_training_like(data: Path, run: Run, options: IndexOptions) -> None:
+    """User 6 is held out, so that item 0 has a like, as all have where interactions are likes, and none to learn from."""
+    (data / "new.csv").write_text((data / "new.csv").read_text().replace(f"3,{BETWEEN},4", f"6,{BETWEEN},4"))
+    ratings.index_files(data, options)
+    code, out, err = run()
+    assert code == 0, err
+    items, train = Catalog.open(data / "new").items, pl.read_parquet(data / "new" / "splits" / "train.parquet")
+    assert set(items.take(np.arange(len(items)))) - set(train.filter("liked")["item"]) == {BETWEEN}
+    assert f"\n1 of {len(items)} items have no like in the train split, so they get no neighbours.\n" in out
+
+
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
     """Else interactions of today would lie in 1970, before all others, or in the year 50,000."""
     begin, new = 1_700_000_000, pl.read_csv(data / "new.csv")

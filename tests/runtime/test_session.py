@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -274,6 +275,24 @@ def test_another_session_outlives_the_first(folder: Path) -> None:
     assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
     with pytest.raises(InputError, match="the session is closed"):
         first.another()
+
+
+def test_other_threads_run_while_another_session_is_made(folder: Path) -> None:
+    """Python interrupts no thread here, so the waiting one runs only while the other is outside the interpreter."""
+    interval, turn, ran, sessions = sys.getswitchinterval(), threading.Lock(), threading.Event(), []
+    turn.acquire()
+    waiting = threading.Thread(target=lambda: turn.acquire() and ran.set())
+    waiting.start()
+    sys.setswitchinterval(1000)
+    try:
+        sessions.append(runtime.open(folder))
+        turn.release()
+        while not ran.is_set() and len(sessions) < 2000:
+            sessions.append(sessions[0].another())
+        assert ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        waiting.join()
 
 
 def test_a_closed_session_maps_no_catalog(tmp_path: Path) -> None:

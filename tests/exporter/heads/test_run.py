@@ -192,8 +192,11 @@ def test_interrupted_run_goes_on(
     assert "candidates in" in lines[0] and " MB in " in lines[0]
     assert "tokens are done" in lines[1] and re.search(r"the forward pass ends in \d+ s$", lines[2])
     assert (tmp_path / "out" / HEADS).read_bytes() == (Path(fitted.checkpoint) / HEADS).read_bytes()
-    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="auto:2", keep_last=False))
+    steps: list[tuple[str, int, int]] = []
+    again = HeadsOptions(exits="auto:2", keep_last=False)
+    fit_heads(model, catalog, tmp_path / "out", again, progress=lambda *step: steps.append(step))
     assert len(calls) == whole, "another choice needs no forward pass"
+    assert [step for step in steps if step[0] == "heads"] == [("heads", layer, 4) for layer in range(5)]
 
 
 @pytest.mark.slow
