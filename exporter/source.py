@@ -37,6 +37,11 @@ class LabelledPairs:
         liked = np.concatenate([slate.liked for slate in slates])
         return cls(users, liked, baselines(source, slates, zero=zero_of(source, slates)), noun_of(isinstance(source, Catalog)))
 
+    def first(self, count: int) -> LabelledPairs:
+        """Returns the first pairs."""
+        scores = {name: score[:count] for name, score in self.baselines.items()}
+        return LabelledPairs(self.users[:count], self.liked[:count], scores, self.noun)
+
     @property
     def user_count(self) -> int:
         """Number of users."""

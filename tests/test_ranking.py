@@ -9,7 +9,19 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
 from rexit.baselines import LIKES
-from rexit.ranking import ByUser, auc, auc_contributions, auc_difference, bootstrap, doubt, item_biases, user_auc
+from rexit.ranking import (
+    ByUser,
+    auc,
+    auc_contributions,
+    auc_difference,
+    bootstrap,
+    differ,
+    doubt,
+    item_biases,
+    mean_by_user,
+    probabilities,
+    user_auc,
+)
 
 
 def test_contributions_are_the_slope_of_the_weighted_auc() -> None:
@@ -119,3 +131,23 @@ def test_bootstrap_draws_users_not_pairs() -> None:
         _, low, high = auc_difference(log_odds[:, 0], log_odds[:, 1], users, liked, resamples=400)
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "groups", "different"),
+    [([1, 1, 2, 2], [7, 7, 3, 3], False), ([1, 2], [0, 0], True), ([2, 1], [0, 0], True), ([1, 2, 1, 3], [0, 1, 0, 1], True)],
+)
+def test_scores_differ_within_a_group(scores: list[int], groups: list[int], different: bool) -> None:
+    assert differ(np.array(scores, np.float32), np.array(groups)) == different
+
+
+def test_the_interval_of_a_mean_is_over_users() -> None:
+    """Four equal pairs of each user say no more than one."""
+    of_user = np.random.default_rng(3).standard_normal(2000) + 5
+    mean, low, high = mean_by_user(np.repeat(of_user, 4), np.repeat(np.arange(2000), 4))
+    error = 1.96 * of_user.std() / np.sqrt(2000)
+    assert mean == pytest.approx(of_user.mean()) and (mean - low, high - mean) == pytest.approx((error, error), rel=0.05)
+
+
+def test_probabilities_are_those_of_the_log_odds() -> None:
+    assert probabilities(np.array([0, np.log(3), -200], np.float32)) == pytest.approx([0.5, 0.75, 0])

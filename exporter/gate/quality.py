@@ -5,10 +5,11 @@ Both chains, float32 and the variant's, run the same prompts of the validation s
 prefixes. The test split is reserved for final figures.
 
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
-2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
-   bootstrap over users.
-3. At every exit both are judged without labels, by slates: NDCG@10 with float32's last probability as gain, and its change, with
-   the same bootstrap. Two candidates that swap places cost what float32 sees between them, so few queries give a narrow interval.
+2. At every exit both are compared with the users' likes: the AUC over all pairs with labels and its change, with the interval of
+   a paired bootstrap over users.
+3. At every exit both are judged without labels, by all slates: NDCG@10 with float32's last probability as gain, and its change,
+   with the same bootstrap. Two candidates that swap places cost what float32 sees between them, so few queries give a narrow
+   interval.
 4. The gate has the lowest correlation and the largest loss that the target allows. An exit passes if the bad end of the interval
    is allowed, and fails if the good end is not. In between it is undecided. Labels decide if they can; if not, or without them,
    float32's probabilities do.
@@ -45,6 +46,7 @@ from rexit.exporter.graph.targets import Gate, Target
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs, Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
+from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import MIN_USERS, NDCG_AT, auc, auc_difference, mean_by_user
 from rexit.slates import cut, draw
 
@@ -59,25 +61,31 @@ class Prompts:
     """Validation slates with their prompts.
 
     prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split.
-    labelled: False: `liked` says nothing.
+    labelled: number of slates with labels, which come first; of the others `liked` says nothing.
     """
 
     prompts: list[Prompt]
     pairs: LabelledPairs
     whole: bool
-    labelled: bool = True
+    labelled: int
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
-        """At most `slates` slates of the validation split (0: all), the same at each call. Raises InputError: an empty split."""
-        split = cut(source, "validation")
-        sample = draw(split, slates) if slates else split
+        """At most `slates` slates of the validation split (0: all), the same at each call; unlabelled ones if the labelled are
+        fewer. Raises InputError: an empty split."""
+        split, rest = cut(source, "validation"), source.unlabelled if isinstance(source, SlatesFile) else ()
+        sample = [*draw(split, slates), *draw(rest, max(0, slates - len(split)))] if slates else [*split, *rest]
         return cls(
             list(map(prompt_maker(source), sample)),
             LabelledPairs.of(source, sample),
-            whole=len(sample) == len(split),
-            labelled=sample[0].labelled,
+            whole=len(sample) == len(split) + len(rest),
+            labelled=sum(slate.labelled for slate in sample),
         )
+
+    @property
+    def known(self) -> LabelledPairs:
+        """The pairs with labels."""
+        return self.pairs.first(int(self.offsets[self.labelled]))
 
     def log_odds(self, chain: Chain, precision: str, progress: Progress = silent) -> LogOdds:
         """Runs the slates through a chain. precision: names the stage that `progress` is called with."""
@@ -181,6 +189,7 @@ class Quality:
         if not math.isfinite(row.worst):
             return "log-odds are not all finite (NaN or infinite)"
         users, noun = self.prompts.pairs.user_count, self.prompts.pairs.noun
+        labelled = self.prompts.known.user_count
         allowed = f"a loss of at most {self.gate.drop:g} is allowed"
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
             return (
@@ -188,26 +197,28 @@ class Quality:
                 f"({len(self.prompts.pairs.liked)} pairs)"
             )
         auc = f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change"
-        changes = {auc: row.auc_change, "by float32's probabilities the change of NDCG@10": row.ndcg_change}
-        known = {name: change for name, change in changes.items() if change is not None}
+        by_ranking = "by float32's probabilities the change of NDCG@10"
+        changes = ((auc, row.auc_change, labelled), (by_ranking, row.ndcg_change, users))
+        known = [(name, change, count) for name, change, count in changes if change is not None]
         if not known:
             few = f"{users} {noun} are too few" if users < MIN_USERS else f"float32 ranks the candidates of too few {noun}"
             return f"{self.prompts} cannot tell whether quality is lost: {few}"
-        failed = [name for name, change in known.items() if _verdict(change, self.gate.drop) == "failed"]
-        shown = failed[:1] or list(known)
-        figures = "; ".join(f"{name} is {known[name][0]:+.4f} to {known[name][1]:+.4f}" for name in shown)
-        figures += f" (95 % interval over {users} {noun})"
+        failed = [figure for figure in known if _verdict(figure[1], self.gate.drop) == "failed"]
+        figures = "; ".join(
+            f"{name} is {low:+.4f} to {high:+.4f} (95 % interval over {count} {noun})"
+            for name, (low, high), count in failed[:1] or known
+        )
         if failed:
             return f"{figures}, {allowed}"
-        needed = [count for change in known.values() if (count := self._users_needed(change)) is not None]
+        needed = [more for _, change, count in known if (more := self._users_needed(change, count)) is not None]
         more = f"about {float(f'{min(needed):.2g}'):,.0f} {noun}" if needed else f"no number of {noun}"
         return f"{figures}, too wide to tell: {allowed}; {more} would do if the change stayed"
 
-    def _users_needed(self, change: Interval) -> float | None:
-        """How many users would show a change of the same middle to be allowed; None: it is not."""
+    def _users_needed(self, change: Interval, users: int) -> float | None:
+        """How many users would show a change of the same middle to be allowed; None: it is not. users: how many gave it."""
         low, high = change
         slack = (low + high) / 2 + self.gate.drop
-        return self.prompts.pairs.user_count * ((high - low) / 2 / slack) ** 2 if slack > 0 else None
+        return users * ((high - low) / 2 / slack) ** 2 if slack > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """`quality` of variant.json. `accepted`: the variant did not pass and was written on request."""
@@ -217,7 +228,7 @@ class Quality:
             "slates": len(self.prompts),
             "users": self.prompts.pairs.user_count,
             "pairs": len(self.prompts.pairs.liked),
-            "labelled": self.prompts.labelled,
+            "labelled": len(self.prompts.known.liked),
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
@@ -256,8 +267,9 @@ def _exit(
         correlation = float(np.corrcoef(expected.astype(np.float64), actual.astype(np.float64))[0, 1])
     if not math.isfinite(worst):
         return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, math.nan, None)
-    enough, liked = pairs.user_count >= MIN_USERS, pairs.liked
-    has_auc = prompts.labelled and liked.any() and not liked.all()
+    known = prompts.known
+    liked, before, after = known.liked, expected[: len(known.liked)], actual[: len(known.liked)]
+    has_auc = bool(liked.any()) and not liked.all()
     changed = losses.of(_NDCG, expected) - losses.of(_NDCG, actual)
     lost = SlateLosses(expected, prompts.offsets).of(_OVERLAP, actual)
     return ExitQuality(
@@ -265,9 +277,9 @@ def _exit(
         correlation,
         mean,
         worst,
-        auc(expected, liked) if has_auc else math.nan,
-        auc(actual, liked) if has_auc else math.nan,
-        auc_difference(actual, expected, pairs.users, liked)[1:] if has_auc and enough else None,
+        auc(before, liked) if has_auc else math.nan,
+        auc(after, liked) if has_auc else math.nan,
+        auc_difference(after, before, known.users, liked)[1:] if has_auc and known.user_count >= MIN_USERS else None,
         1 - float(np.nanmean(lost)) if np.isfinite(lost).any() else math.nan,
         _mean_by_user(changed, pairs.users[prompts.offsets[:-1]]),
     )
@@ -308,9 +320,9 @@ class Judge:
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
-        score, pairs = np.ascontiguousarray(self._expected[:, -1]), self._prompts.pairs
-        if self._prompts.labelled:
-            return pairs.doubt(score)
+        score, pairs, known = np.ascontiguousarray(self._expected[:, -1]), self._prompts.pairs, self._prompts.known
+        if len(known.liked):
+            return known.doubt(score[: len(known.liked)])
         return doubt_without_labels(score, pairs.baselines, pairs.users, pairs.noun)
 
     def assess(self, target: Target, chain: Chain, left_out: Mapping[int, str] | None = None) -> Quality:

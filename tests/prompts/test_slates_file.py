@@ -152,14 +152,26 @@ def test_placeholders_in_values_stay() -> None:
 
 
 def test_slates_without_labels(tmp_path: Path) -> None:
-    """Where they may be without, all are; single candidates, too."""
+    """Single candidates, too."""
     for rows in (every(label=...), every(label=None)):
         write_slates(tmp_path / "log.jsonl", rows)
         source = SlatesFile.read(tmp_path / "log.jsonl", labels=False)
         assert not source.labelled and not any(slate.liked.any() for slate in source.all_slates)
-    write_slates(tmp_path / "some.jsonl", change(1, label=...))
-    with pytest.raises(InputError, match=r"1 of 4 slates have no `label` .*, expected all or none"):
-        SlatesFile.read(tmp_path / "some.jsonl", labels=False)
+
+
+def test_some_slates_without_labels(tmp_path: Path) -> None:
+    """They are kept aside, where validation can use them."""
+    rows = [
+        {**row, "split": split} for row, split in zip(change(1, label=...), ("train", "validation", *["test"] * 2), strict=True)
+    ]
+    write_slates(tmp_path / "some.jsonl", rows)
+    with pytest.raises(InputError, match=r"1 of 4 slates have no `label` .*, expected labels of all"):
+        SlatesFile.read(tmp_path / "some.jsonl")
+    for split, count in (("validation", 1), ("train", 0)):
+        rows[1]["split"] = split
+        write_slates(tmp_path / "some.jsonl", rows)
+        source = SlatesFile.read(tmp_path / "some.jsonl", labels=False)
+        assert source.labelled and sum(1 for _ in source.all_slates) == 3 and len(source.unlabelled) == count
 
 
 def test_a_query_is_its_own_group(tmp_path: Path) -> None:

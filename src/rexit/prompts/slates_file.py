@@ -100,8 +100,15 @@ class Query:
     liked: list[bool]
 
 
+@dataclass(frozen=True)
 class SlatesFile(_File[TokenSlate]):
-    """The slates of a file, as token ids."""
+    """The slates of a file, as token ids.
+
+    Attributes:
+        unlabelled: Validation slates without labels, in a file where others have them. `slates` are then those with labels.
+    """
+
+    unlabelled: Sequence[TokenSlate] = ()
 
     @classmethod
     def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None, *, labels: bool = True) -> SlatesFile:
@@ -110,7 +117,7 @@ class SlatesFile(_File[TokenSlate]):
         Args:
             path: A `.parquet` or `.jsonl` file.
             encoder: Returns the model's encoder, and is called if a column holds text; None: only token ids are expected.
-            labels: Whether every slate must have them; else all may be without.
+            labels: Whether every slate must have them; else some or all may be without.
 
         Raises:
             InputError: The file, naming the row.
@@ -119,10 +126,10 @@ class SlatesFile(_File[TokenSlate]):
         rows = list(_read(path, encoder))
         slates = [slate for slate, _ in rows]
         known = [slate.liked for slate in slates if slate.labelled]
-        if len(known) < len(slates) and (labels or known):
+        if labels and len(known) < len(slates):
             raise InputError(
                 f"{path}: {len(slates) - len(known)} of {len(slates)} slates have no `label` (1 for what should rank high, 0 for "
-                f"the rest), expected {'labels of all' if labels else 'all or none'}"
+                "the rest), expected labels of all"
             )
         liked = np.concatenate(known or [np.array([True, False])])
         if liked.all() or not liked.any():
@@ -130,8 +137,10 @@ class SlatesFile(_File[TokenSlate]):
             raise InputError(f"{path}: all {len(liked)} labels are {kind}, expected both kinds: nothing can be ranked")
         named = _named_splits(path, rows)
         splits = named or {slate.user: split_of(slate.user) for slate in slates}
-        by_split = {name: [slate for slate in slates if splits[slate.user] == name] for name in SPLITS}
-        return cls(path, by_split, Roles.of_column(named) if named else Roles())
+        used, rest = ([slate for slate in slates if slate.labelled == side] for side in (bool(known), not known))
+        by_split = {name: [slate for slate in used if splits[slate.user] == name] for name in SPLITS}
+        unlabelled = tuple(slate for slate in rest if splits[slate.user] == "validation")
+        return cls(path, by_split, Roles.of_column(named) if named else Roles(), unlabelled)
 
     def queries(self, split: str) -> list[Query]:
         """Reads the texts of a split's slates. Raises InputError for a file without queries, or an empty split."""
@@ -159,7 +168,7 @@ class SlatesFile(_File[TokenSlate]):
 
         max_tokens: The most tokens of a candidate; None: no limit.
         """
-        for slate in self.all_slates:
+        for slate in itertools.chain(self.all_slates, self.unlabelled):
             for part, tokens in slate.named_parts():
                 where = f"{self.path}: group {slate.user!r}: {part}"
                 if len(tokens) and int(tokens.max()) >= vocabulary:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders.data.token_slates import write_slates
 from rexit.baselines import ZERO
 from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, ParityError, QualityError
@@ -20,6 +21,7 @@ from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs
 from rexit.progress import silent
+from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc
 
 EXITS = (1, 2, 4)
@@ -50,7 +52,7 @@ def synthetic(users: int, per_user: int = 8, seed: int = 0) -> tuple[Prompts, Lo
     nothing = np.empty(0, np.int32)
     prompts = [Prompt(nothing, [nothing] * per_user, np.empty(0, np.int64), None)] * users
     pairs = LabelledPairs(np.repeat(np.arange(users), per_user), liked, {})
-    return Prompts(prompts, pairs, whole=False), np.stack([log_odds] * 3, 1)
+    return Prompts(prompts, pairs, whole=False, labelled=users), np.stack([log_odds] * 3, 1)
 
 
 def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:
@@ -69,6 +71,16 @@ def test_prompts_are_the_whole_split_or_a_fixed_draw(catalog: Catalog, validatio
     few = [Prompts.draw(catalog, 10) for _ in range(2)]
     assert len(few[0]) == few[0].pairs.user_count == 10 and not few[0].whole
     assert [s.prefix.tolist() for s in few[0].prompts] == [s.prefix.tolist() for s in few[1].prompts]
+
+
+@pytest.mark.parametrize(("slates", "labelled", "unlabelled"), [(0, 3, 9), (2, 2, 0), (7, 3, 4)])
+def test_slates_without_labels_join_those_with(tmp_path: Path, slates: int, labelled: int, unlabelled: int) -> None:
+    rows = [{"group": n, "prefix": [1], "candidates": [[n], [2]], "split": "validation"} for n in range(12)]
+    labels: list[dict[str, Any]] = [{"label": [1, 0]} if n % 4 == 1 else {} for n in range(12)]
+    file = write_slates(tmp_path / "some.jsonl", [row | label for row, label in zip(rows, labels, strict=True)])
+    prompts = Prompts.draw(SlatesFile.read(file, labels=False), slates)
+    assert (prompts.labelled, len(prompts), prompts.whole) == (labelled, labelled + unlabelled, slates == 0)
+    assert prompts.known.liked.tolist() == labelled * [True, False] and prompts.pairs.user_count == len(prompts)
 
 
 def test_answers_are_those_of_the_golden_samples(exported: Path, validation_prompts: Prompts, answers: LogOdds) -> None:
@@ -91,7 +103,7 @@ def test_without_labels_the_first_stage_doubts_the_ranking(agrees: bool, monkeyp
     pairs = replace(prompts.pairs, baselines={ZERO: zero.astype(np.float64)})
     monkeypatch.setattr(Prompts, "log_odds", lambda *words: answers)
     chain: Any = None
-    judge = quality.Judge(chain, EXITS, replace(prompts, pairs=pairs, labelled=False), silent)
+    judge = quality.Judge(chain, EXITS, replace(prompts, pairs=pairs, labelled=0), silent)
     assert (judge.doubt() is None) == agrees
 
 
@@ -121,7 +133,8 @@ FIGURES = r"AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to "
             Gate(None, 0.005),
             {1: 0.25},
             ("passed", "undecided", "passed"),
-            rf"^exit after layer 2: {FIGURES}-0\.\d+; by float32's probabilities the change of NDCG@10 is -0\.\d+ to -0\.\d+ "
+            rf"^exit after layer 2: {FIGURES}-0\.\d+ \(95 % interval over 60 users\); "
+            r"by float32's probabilities the change of NDCG@10 is -0\.\d+ to -0\.\d+ "
             r"\(95 % interval over 60 users\), too wide to tell: a loss of at most 0\.005 .*about 1\d0 users would do if .*"
             r"not written: ask for more with --quality-slates \(0: all\); --accept-loss writes the variant anyway$",
         ),
@@ -165,15 +178,17 @@ def test_verdicts(users: int, gate: Gate, noise: dict[int, float], verdicts: tup
     assert isinstance(caught.value, ParityError) and caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize(("labelled", "verdict"), [(True, "failed"), (False, "passed")])
-def test_labels_decide_where_they_can(labelled: bool, verdict: str) -> None:
-    """A change that only labels know of: what is liked comes lower. float32 sees a shift of .1."""
+@pytest.mark.parametrize(("labelled", "verdict"), [(500, "failed"), (300, "failed"), (19, "passed"), (0, "passed")])
+def test_labels_decide_where_they_can(labelled: int, verdict: str) -> None:
+    """A change that only labels know of: what is liked comes lower. float32 sees a shift of .1. Labels of 19 users are too few."""
     prompts, answers = synthetic(500)
     actual = answers.copy()
     actual[:, 1] -= np.float32(0.1) * prompts.pairs.liked
     result = quality.assess(replace(prompts, labelled=labelled), EXITS, GATE, answers, actual)
-    row = result.exits[1]
-    assert result.verdict == verdict and (row.auc_change is not None) == labelled and np.isfinite(row.auc) == labelled
+    row, pairs = result.exits[1], prompts.pairs.first(8 * labelled)
+    assert result.verdict == verdict and (row.auc_change is not None) == (labelled >= 20)
+    assert (row.auc == auc(actual[: 8 * labelled, 1], pairs.liked)) if labelled else np.isnan(row.auc)
+    assert result.to_json()["labelled"] == 8 * labelled and result.to_json()["pairs"] == 4000
     assert row.ndcg_change is not None and -0.001 < row.ndcg_change[0] < row.ndcg_change[1] < 0
 
 
