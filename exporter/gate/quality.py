@@ -210,7 +210,7 @@ class Quality:
         )
         if failed:
             return f"{figures}, {allowed}"
-        needed = [more for _, change, count in known if (more := self._users_needed(change, count)) is not None]
+        needed = [enough for _, change, count in known if (enough := self._users_needed(change, count)) is not None]
         more = f"about {float(f'{min(needed):.2g}'):,.0f} {noun}" if needed else f"no number of {noun}"
         return f"{figures}, too wide to tell: {allowed}; {more} would do if the change stayed"
 

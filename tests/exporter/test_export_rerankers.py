@@ -238,5 +238,5 @@ def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     quality = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality
     assert not quality["labelled"] and [row["auc"] for row in quality["exits"]] == [None, None]
     assert quality["exits"][-1]["ndcg_change"] is not None
-    with pytest.raises(InputError, match=r"few.jsonl: 119 of 120 slates have no `label` .*, expected all or none"):
+    with pytest.raises(InputError, match=r"few.jsonl: the \w+ split is empty, .* one of the 1 groups with labels"):
         fit_heads(model, None, tmp_path / "other", options, slates=few)

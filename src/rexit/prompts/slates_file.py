@@ -70,8 +70,8 @@ class _File(Generic[SlateT]):
         if size is not None and size < 1:
             raise InputError(f"slate size {size}, expected at least 1")
         if not (slates := self.slates[split]):
-            groups = len({slate.user for slate in self.all_slates})
-            raise InputError(f"{self.path}: the {split} split is empty, expected at least one of the {groups} groups")
+            groups = f"{len({slate.user for slate in self.all_slates})} groups{' with labels' if self.labelled else ''}"
+            raise InputError(f"{self.path}: the {split} split is empty, expected at least one of the {groups}")
         return [part for slate in slates for part in parts(slate, size)]
 
     @property

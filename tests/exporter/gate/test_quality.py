@@ -180,7 +180,7 @@ def test_verdicts(users: int, gate: Gate, noise: dict[int, float], verdicts: tup
 
 @pytest.mark.parametrize(("labelled", "verdict"), [(500, "failed"), (300, "failed"), (19, "passed"), (0, "passed")])
 def test_labels_decide_where_they_can(labelled: int, verdict: str) -> None:
-    """A change that only labels know of: what is liked comes lower. float32 sees a shift of .1. Labels of 19 users are too few."""
+    """A change that only labels know of: what is liked comes lower. float32 sees a shift of .1. 19 users are too few."""
     prompts, answers = synthetic(500)
     actual = answers.copy()
     actual[:, 1] -= np.float32(0.1) * prompts.pairs.liked
