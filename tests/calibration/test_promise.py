@@ -17,9 +17,10 @@ def counts(numbers: Iterable[int]) -> tuple[int, int, int]:
 
 
 def test_promises_are_kept() -> None:
-    runs, certified, false = counts(range(8))
+    """One of each kind; the tests below make many."""
+    _, certified, false = counts(range(len(GOALS)))
     assert certified >= 2, "nothing is certified: the test shows nothing"
-    assert false <= 0.05 * runs + 3, "more than one in twenty, and three standard deviations"
+    assert false <= 1, "two of four by chance in one of seventy"
 
 
 @pytest.mark.slow
