@@ -51,3 +51,22 @@ def test_other_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["top-k-overlap@10", "agreement", "rank-correlation"])
 def test_names_are_read_back(name: str) -> None:
     assert Loss.parse(name).name == name
+
+
+LOG3 = float(np.log(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "full", "loss"),
+    [
+        # Gains .75, .5, .25 and discounts 1, .6309.
+        ("expected-ndcg@2", [0, 1, 2], [LOG3, 0, -LOG3], 1 - (0.25 + 0.5 * 0.6309) / (0.75 + 0.5 * 0.6309)),
+        ("expected-ndcg@2", [2, 1, 1], [LOG3, 0, -LOG3], (0.5 - 0.375) * 0.6309 / (0.75 + 0.5 * 0.6309)),
+        # Equal scores are in the order of the slate.
+        ("top-k-overlap@2", [5, 5, 5], [3, 2, 1], 0),
+        ("top-k-overlap@2", [5, 5, 5], [1, 2, 3], 0.5),
+        ("agreement", [1, -1, 0], [-1, -1, 0], 1 / 3),
+    ],
+)
+def test_losses_by_hand(name: str, policy: list[float], full: list[float], loss: float) -> None:
+    assert Loss.parse(name).of_slate(np.float32(policy), np.float32(full)) == pytest.approx(loss, abs=1e-4)
