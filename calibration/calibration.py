@@ -189,9 +189,10 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
         if bundle.has_catalog:
             raise BundleError(f"{bundle.path}: has a catalog, which calibrates it, or a log of requests, not {source.path}")
         source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions)
-        if source.has_scores != bundle.manifest.has_zero:
-            column, zero = ("a", "no exit zero to read it") if source.has_scores else ("no", "an exit zero that reads it")
-            raise BundleError(f"{source.path}: has {column} column `score`, but {bundle.path} has {zero}")
+        names = bundle.manifest.tokens.scores if bundle.manifest.tokens else ()
+        if source.score_names != list(names):
+            columns, read = (", ".join(f"score.{name}" for name in stages) or "none" for stages in (source.score_names, names))
+            raise BundleError(f"{source.path}: its columns of scores are {columns}, but exit zero of {bundle.path} reads {read}")
     elif (expected := bundle.manifest.catalog_sha256) is None:
         raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
     elif isinstance(source, Catalog) and source.sha256 != expected:

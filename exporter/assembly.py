@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rexit import bundle
 from rexit.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant, Vectors
+from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.variant import Limits
@@ -233,7 +234,9 @@ def encoder_of(checkpoint: Checkpoint, max_tokens: int) -> TextEncoder:
 
 def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:
     """What the bundle says of its requests if it has no catalog; None: it has one."""
-    return TokenRequests(checkpoint.labels, *source.lengths) if isinstance(source, SlatesFile) else None
+    if not isinstance(source, SlatesFile):
+        return None
+    return TokenRequests(checkpoint.labels, *source.lengths, tuple(source.score_names))
 
 
 def write_manifest(
@@ -248,7 +251,7 @@ def write_manifest(
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
     names = [] if tokens else [f"catalog/{path.name}" for path in sorted((folder / "catalog").iterdir())]
     names += [f"variants/{name}/variant.json" for name in variants]
-    names += [name for name in (VECTORS_FILE, TOKENIZER) if (folder / name).is_file()]
+    names += [name for name in (VECTORS_FILE, TOKENIZER, ZERO) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
     manifest = Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, roles=roles, files=entries)
     manifest.write(folder)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rexit.bundle import Catalog, Manifest, Model, Vectors, new_folder, sole_writer
+from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError
@@ -45,9 +46,10 @@ from rexit.exporter.model.prompt_vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, zero_of
+from rexit.exporter.zero import Graph, fitted_zero, stage_numbers
 from rexit.progress import DETAIL, Clock, Progress, silent, tracked
 from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import cut, draw
+from rexit.slates import TokenSlate, cut, draw
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def export_bundle(
         loaded = _load(checkpoint, place, samples, targets, old, out, options)
         progress("load", 1, 1)
         clock.lap("load")
-        golden, zero = _reference(loaded, options, progress)
+        golden, zero = _reference(loaded, folder, options, progress)
+        preflight.check_same_zero(out, old, folder / ZERO)
         clock.lap("reference")
         if loaded.turn is not None:  # all precisions are rotated, as they share the vectors, too
             rotation.rotate(loaded.checkpoint.decoder, loaded.checkpoint.heads, loaded.turn)
@@ -238,7 +241,7 @@ def _load(
     source = samples.source
     source.roles.check(source.path, loaded.roles, loaded.path)
     catalog_sha256, model = catalog.sha256 if catalog else None, model_of(loaded)
-    has_zero = source.has_scores if isinstance(source, SlatesFile) else bool(source.numbers)
+    has_zero = bool(source.score_names if isinstance(source, SlatesFile) else source.numbers)
     exits = (0, *loaded.exits) if has_zero else loaded.exits
     preflight.check_same_origin(out, old, model, exits, catalog_sha256, loaded.reranker)
     ids = catalog.vector_ids if catalog else None
@@ -258,14 +261,23 @@ def _load(
 
 
 def _reference(
-    loaded: _Loaded, options: ExportOptions, progress: Progress
+    loaded: _Loaded, folder: Path, options: ExportOptions, progress: Progress
 ) -> tuple[list[GoldenSlate], Sequence[NDArray[np.float32]]]:
-    """Golden slates by the unsplit model, and exit zero's log-odds of their candidates, empty without it."""
+    """Golden slates by the unsplit model, and exit zero's log-odds of their candidates, empty without it. Writes exit zero of
+    slates into the folder."""
     source, checkpoint = loaded.samples.source, loaded.checkpoint
     slates = draw(cut(source, "validation"), options.golden_slates)
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
     golden = golden_slates(model, source, tracked(slates, "reference", progress), loaded.vectors, loaded.turn)
-    return golden, zero_of(source, slates)
+    if not isinstance(source, SlatesFile) or not source.score_names:
+        return golden, zero_of(source, slates)
+
+    def answers(slates: Sequence[TokenSlate]) -> NDArray[np.float32]:
+        return np.concatenate([slate.log_odds[:, -1] for slate in golden_slates(model, source, slates)])
+
+    (folder / ZERO).write_bytes(fitted_zero(source, answers, progress))
+    zero = Graph(folder / ZERO, len(source.score_names))
+    return golden, [zero.log_odds(stage_numbers([slate], source.score_names)) for slate in golden]
 
 
 class _DraftMaker:

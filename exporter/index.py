@@ -207,7 +207,7 @@ def _with_tables(
         options,
         template.inputs,
         language.tokenizer,
-        template.reads_scores,
+        template.score_names,
     )
     embeddings = _read_embeddings(data, options, files.interactions, files.items)
     progress("tables", 1, 1)
@@ -385,7 +385,7 @@ def _extended(
     language = Language.load(tokenizer, template)
     pieces = ExtendedPieces.of(old, language)
     progress("tables", 0, 1)
-    rows = read_interactions(files.interactions, options, complete=False, inputs=template.inputs, scores=old.reads_scores)
+    rows = read_interactions(files.interactions, options, complete=False, inputs=template.inputs, scores=old.score_names)
     rows = with_codes(rows, old.inputs.entries, language.tokenizer, files.interactions)
     frame = without_repeats(in_catalog_unit(rows, old, files.interactions), files.interactions)
     entities = {

@@ -170,14 +170,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns. The users' and items' files have their ids in columns of the same names. score: None: `score`.
+    """Names of columns. The users' and items' files have their ids in columns of the same names.
     weight: how much a like counts in training; None: as much as any other."""
 
     user: str = "user_id"
     item: str = "item_id"
     rating: str = "rating"
     time: str = "timestamp"
-    score: str | None = None
     weight: str | None = None
     split: str | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
+from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import USER
 from rexit.errors import BundleError, CheckpointError, InputError
@@ -236,6 +236,12 @@ def check_same_origin(
     ]
     if differs:
         raise InputError(f"{out}: holds a bundle made from another {' and '.join(differs)}; remove it or choose another place")
+
+
+def check_same_zero(out: Path, old: Manifest | None, zero: Path) -> None:
+    """Raises InputError if the existing bundle's variants and policies were made with another exit zero of slates."""
+    if old is not None and zero.name in old.files and old.files[zero.name] != FileEntry.of(zero):
+        raise InputError(f"{out}: holds a bundle whose exit zero was fitted on other slates; remove it or choose another place")
 
 
 def check_space(out: Path, needed: int, what: str) -> None:

@@ -74,10 +74,10 @@ def _own_prompt(slate: AnySlate) -> Prompt:
 
 
 def zero_of(source: Source, slates: Sequence[AnySlate]) -> list[NDArray[np.float32]]:
-    """Exit zero's log-odds of the candidates of every slate, float32 [n] each; empty: the source has no exit zero."""
-    if isinstance(source, Catalog):
-        return zero_log_odds(source, [slate for slate in slates if isinstance(slate, Slate)]) if source.numbers else []
-    return [slate.scores for slate in slates if slate.scores is not None]
+    """A catalog's exit zero's log-odds of the candidates of every slate, float32 [n] each; empty: it has none."""
+    if not isinstance(source, Catalog) or not source.numbers:
+        return []
+    return zero_log_odds(source, [slate for slate in slates if isinstance(slate, Slate)])
 
 
 def has_training_slates(source: Source) -> bool:

@@ -44,7 +44,7 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
         items, users: their files; None: there is none.
     """
     columns = options.columns
-    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, template.reads_scores)}
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, template.score_names)}
     if items is not None:
         files[items] = {columns.item: column_option("item")} | template.columns("item")
     if users is not None:
@@ -57,7 +57,7 @@ class Data:
     """Interactions, users and items.
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each
-        of `inputs`, `score` if exit zero reads it, `weight` if a column has it, sorted by (user, time, item).
+        of `inputs`, `score.NAME` that exit zero reads, `weight` if a column has it, sorted by (user, time, item).
     samples: what the splits hold, the interactions and drawn candidates; of retrieved candidates the interactions alone.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -96,14 +96,14 @@ def read_data(
     options: IndexOptions,
     rules: Sequence[InputRule],
     tokenizer: Tokenizer,
-    scores: bool = False,
+    scores: Sequence[str] = (),
 ) -> Data:
     """Reads the files of interactions, items and, if there is one, users. rules: the template's inputs.
-    tokenizer: tokenizes their texts. scores: whether exit zero reads the first stage's. Raises InputError."""
+    tokenizer: tokenizes their texts. scores: the first stages' that exit zero reads. Raises InputError."""
     columns = options.columns
     if scores and options.slates.kind != "rated":
         raise InputError(
-            f"{source}: candidates {options.slates} have no score of the first stage, which the template's exit zero reads"
+            f"{source}: candidates {options.slates} have no scores of first stages, which the template's exit zero reads"
         )
     rows = read_interactions(source, options, inputs=rules, scores=scores)
     inputs = known_inputs(rules, rows, source)

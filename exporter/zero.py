@@ -1,4 +1,4 @@
-"""Exit zero of a catalog, `zero.onnx`: a logistic model, or scikit-learn's histogram gradient boosting as one
+"""Exit zero, `zero.onnx`: a logistic model, or scikit-learn's histogram gradient boosting as one
 TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with one thread.
 
 1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
@@ -14,13 +14,16 @@ TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with
 5. With fewer than MIN_USERS, or judges of one label, the model is logistic, and reads all numbers that need no search.
 6. The chosen model is fitted on all users' pairs.
 
+Of a file of slates, the pairs are those of the training split, all numbers are first stages' scores, and all are read. Without
+labels each pair counts twice, as liked and as not, weighted by the model's own probability.
+
 Validation's and test's interactions neither fit nor choose; the same users' earlier ones, in the train split, may.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from rexit import roles
 from rexit.bundle.catalog import ZERO, Catalog
+from rexit.bundle.golden import GoldenSlate
 from rexit.errors import InputError
 from rexit.exporter.prompt.builder import Numbers, PromptBuilder, RowSlate
 from rexit.progress import Progress, silent, tracked
-from rexit.slates import Slate, runs, spread
+from rexit.prompts.slates_file import SlatesFile
+from rexit.slates import Slate, TokenSlate, runs, spread
 
 _OPSETS = (("", 18), ("ai.onnx.ml", 3))
 _IR_VERSION = 9
@@ -170,7 +175,7 @@ def _at_most(threshold: float) -> float:
 
 
 class Graph:
-    """A loaded graph. path: for messages; it is read once, so weights in other files are refused.
+    """A loaded graph. path: it is read once, so weights in other files are refused.
 
     Raises:
         InputError: It cannot be read or run, or is not from float numbers [N, F] to float log-odds [N] or [N, 1].
@@ -230,6 +235,8 @@ def zero_log_odds(catalog: Catalog, slates: Sequence[Slate]) -> list[NDArray[np.
 
 
 MAX_PAIRS = 200_000
+MAX_ANSWERED = 200
+"""Slates of a file without labels, which the model answers."""
 MAX_CHOICE_PAIRS = 100_000
 """Of which the numbers are chosen."""
 SIZE = 5
@@ -289,15 +296,56 @@ def write_zero(
             prompt = {**catalog.info["prompt"], "numbers": numbers}
             pairs, _ = _pairs(replace(catalog, info={**catalog.info, "prompt": prompt}), progress, MAX_PAIRS)
             liked = pairs.liked[pairs.fits]
-    inputs, weights = pairs.numbers[pairs.fits], pairs.weights_of(pairs.fits)
-    counts = np.array([op["op"].endswith("_count") for op in numbers])
+    graph, fit = _fitted(pairs, np.array([op["op"].endswith("_count") for op in numbers]))
+    (folder / ZERO).write_bytes(graph)
+    return numbers, about | fit
+
+
+def _fitted(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[bytes, dict[str, Any]]:
+    """The chosen model's graph, and how it was made. counts: bool [F], the numbers that are counts."""
+    inputs, liked, weights = pairs.numbers[pairs.fits], pairs.liked[pairs.fits], pairs.weights_of(pairs.fits)
     trees, leaves, loss = _choose(pairs, counts)
-    about |= {"pairs": len(liked), "log_loss": loss}
+    about = {"pairs": len(liked), "log_loss": loss}
     if not trees:
-        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(inputs, liked, counts, weights)))
-        return numbers, {**about, "logistic": True}
-    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, inputs, liked, weights)))
-    return numbers, {**about, "trees": trees, "leaves": leaves}
+        return logistic_graph(Logistic.fit(inputs, liked, counts, weights)), {**about, "logistic": True}
+    return tree_graph(_boosted(trees, leaves, inputs, liked, weights)), {**about, "trees": trees, "leaves": leaves}
+
+
+def stage_numbers(slates: Sequence[TokenSlate | GoldenSlate], names: Sequence[str]) -> Numbers:
+    """Returns what exit zero reads of slates of a file, float32 [N, F]. names: the first stages'."""
+    return np.column_stack([np.concatenate([slate.scores[name] for slate in slates]) for name in names])
+
+
+def fitted_zero(
+    source: SlatesFile, answers: Callable[[Sequence[TokenSlate]], NDArray[np.float32]], progress: Progress = silent
+) -> bytes:
+    """Returns exit zero's graph of a file of slates with first stages' scores.
+
+    Args:
+        source: The file.
+        answers: Returns the model's own log-odds of slates' candidates, float32 [N]; called if there are no labels.
+        progress: Called with "exit zero", 0 or 1, and 1.
+
+    Raises:
+        InputError: The training split is empty, or its pairs are of one label.
+    """
+    progress("exit zero", 0, 1)
+    slates = source.cut("train")
+    slates = spread(slates, max(1, MAX_PAIRS // source.largest) if source.labelled else MAX_ANSWERED)
+    numbers, (_, users) = stage_numbers(slates, source.score_names), np.unique([str(s.user) for s in slates], return_inverse=True)
+    users = np.repeat(users, [len(slate.items) for slate in slates])
+    liked, weights = np.concatenate([slate.liked for slate in slates]), None
+    if not source.labelled:
+        weights = 1 / (1 + np.exp(-answers(slates).astype(np.float64)))
+        weights = np.concatenate([weights, 1 - weights]).astype(np.float32)
+        liked, numbers, users = np.arange(2 * len(users)) < len(users), np.tile(numbers, (2, 1)), np.tile(users, 2)
+    if liked.all() or not liked.any():
+        raise InputError(f"{source.path}: the {len(liked)} training pairs that exit zero is fitted on are of one label only")
+    everything = np.ones(len(liked), np.bool_)
+    pairs = _Pairs(numbers, users, liked, everything, everything, everything, weights)
+    graph, _ = _fitted(pairs, np.zeros(numbers.shape[1], np.bool_))
+    progress("exit zero", 1, 1)
+    return graph
 
 
 def search_us(catalog: Catalog) -> int:
@@ -341,7 +389,9 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     chosen = spread(places, limit // SIZE)
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
     row_slates = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
-    numbers = PromptBuilder.of(catalog, "train").slate_numbers(row_slates, None if split.scores is None else split.scores[rows])
+    numbers = PromptBuilder.of(catalog, "train").slate_numbers(
+        row_slates, {name: scores[rows] for name, scores in split.scores.items()}
+    )
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
     weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]

@@ -130,7 +130,7 @@ def test_slates_and_the_cache_that_each_finds() -> None:
     rows = np.array([(1, 0, 20, 0), (0, 1, 10, 0), (1, 2, 10, 0), (2, 3, 10, 0), (1, 4, 20, 0), (1, 5, 20, 1), (1, 6, 20, 0)])
     user, item, times, inputs = rows.T
     values: list[dict[str, Any]] = [{"device": "tv"}, {"device": "phone"}]
-    pairs = batch._Pairs(["a", "b", "c"], user, list(range(7)), item, times, None, values, inputs)
+    pairs = batch._Pairs(["a", "b", "c"], user, list(range(7)), item, times, {}, values, inputs)
     session: Any = Recording()
     process: Any = SimpleNamespace(session=session)
     scores = batch._Process.score(process, pairs, pairs.slates(), 0)
@@ -293,7 +293,6 @@ def unfinished(bundle: Path, tmp_path: Path) -> Path:
     ("options", "what"),
     [
         ({"top_k": 1}, "--top-k"),
-        ({"columns": ColumnNames(score="other")}, "--column"),
         ({"columns": ColumnNames(as_of="as_of")}, "--column"),
     ],
 )

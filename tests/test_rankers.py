@@ -44,7 +44,7 @@ def session(bundle: Path) -> Iterator[Session]:
 
 def scored(session: Session, query: str, documents: list[str], scores: Any = None) -> Scores:
     candidates = [ids(f"B : {text} ? </s>") for text in documents]
-    return session.score(rexit.Request.tokens(ids(f"<s> A : {query}"), candidates, scores))
+    return session.score(rexit.Request.tokens(ids(f"<s> A : {query}"), candidates, scores and {"bm25": scores}))
 
 
 def test_rank_is_the_sessions_order(reranker: Reranker, session: Session) -> None:
@@ -99,15 +99,17 @@ def test_the_first_stages_scores(tmp_path: Path) -> None:
     bundle, first_stage = write_reranker(tmp_path / "bundle", zero=True), [5.0, 4, 3, 2, 1]
     with Reranker(bundle) as reranker, rexit.open(bundle) as session:
         expected = scored(session, QUERY, DOCUMENTS, first_stage)
-        hits = reranker.rank(QUERY, DOCUMENTS, scores=np.array(first_stage))
+        hits = reranker.rank(QUERY, DOCUMENTS, scores={"bm25": np.array(first_stage)})
         assert {hit["corpus_id"]: hit["score"] for hit in hits} == dict(enumerate(expected.probability.tolist()))
         pairs = [(QUERY, text) for text in DOCUMENTS]
-        assert reranker.predict(pairs, scores=first_stage).tolist() == expected.probability.tolist()  # type: ignore[union-attr]
-        assert list(reranker.rank_many([(QUERY, DOCUMENTS, first_stage)])) == [hits]
+        assert reranker.predict(pairs, scores={"bm25": first_stage}).tolist() == expected.probability.tolist()  # type: ignore[union-attr]
+        assert list(reranker.rank_many([(QUERY, DOCUMENTS, {"bm25": first_stage})])) == [hits]
         with pytest.raises(InputError, match=r"^scores is missing"):
             reranker.rank(QUERY, DOCUMENTS)
-        with pytest.raises(InputError, match=r"^scores has 2 entries, expected one for each of the 5 pairs$"):
-            reranker.predict(pairs, scores=[1, 2])
+        with pytest.raises(InputError, match=r"^scores\.bm25 has 2 numbers, expected one for each of the 5 pairs$"):
+            reranker.predict(pairs, scores={"bm25": [1, 2]})
+        with pytest.raises(InputError, match=r"^scores is \[1, 2\], expected numbers of the pairs by name$"):
+            reranker.predict(pairs, scores=[1, 2])  # type: ignore[arg-type]
 
 
 def test_many_threads_share_one(reranker: Reranker) -> None:

@@ -170,7 +170,7 @@ def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callab
 
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
-    numbers = [*NUMBERS, *COSINES, {"op": "score"}]
+    numbers = [*NUMBERS, *COSINES, {"op": "score", "name": "bm25"}]
     contents = with_numbers(with_item_vectors(catalog_of()), numbers)
     scores = np.linspace(-30, 30, len(ITEM_IDS), dtype=np.float32)
     sessions = []
@@ -184,11 +184,11 @@ def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_
     for user in (*USER_IDS, -1):
         for fields in ({}, {"as_of": 40}, {"recent": recent}, {"as_of": 30, "recent": recent}):
             as_of, fresh = fields.get("as_of"), fields.get("recent", [])
-            table = builder.numbers(user, ITEM_IDS, as_of, fresh, scores)
+            table = builder.numbers(user, ITEM_IDS, as_of, fresh, {"bm25": scores})
             book = Assembler(catalog, catalog.users.row(user), as_of, by_row(catalog, fresh), space=space)
             rows = zip(catalog.items.rows(ITEM_IDS).tolist(), scores.tolist(), strict=True)
             np.testing.assert_array_equal(table, np.float32([book.numbers(row, score) for row, score in rows]))
             for column, session in enumerate(sessions):
-                values = session.score(user, ITEM_IDS, force_exit=0, scores=scores, **fields).log_odds
+                values = session.score(user, ITEM_IDS, force_exit=0, scores={"bm25": scores}, **fields).log_odds
                 values = np.where(values == MISSING, np.float32(np.nan), values)
                 np.testing.assert_array_equal(values, table[:, column], f"{numbers[column]} of {user}, {fields}")

@@ -117,11 +117,11 @@ def requests(slates: Path) -> Iterator[dict[str, Any]]:
     rows = [row for line in slates.read_text().splitlines() if (row := json.loads(line))["split"] == "test"]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     for n in order:
-        own, scores = list(rows[n]["candidates"]), list(rows[n].get("score", [0.0] * len(rows[n]["candidates"])))
+        own, scores = list(rows[n]["candidates"]), list(rows[n].get("score.bm25", [0.0] * len(rows[n]["candidates"])))
         others = [document for row in (*rows[n + 1 :], *rows[:n]) for document in row["candidates"] if document not in own]
         documents = [*own, *others[: PAIRS - len(own)]][:PAIRS]
         scores = [*scores, *[min(scores)] * (len(documents) - len(own))][:PAIRS]
-        yield {"query": rows[n]["query"], "candidates": documents, "scores": scores}
+        yield {"query": rows[n]["query"], "candidates": documents, "scores": {"bm25": scores}}
     sys.exit(f"encoders.py: all {len(rows)} claims have been asked; expected fewer --rounds")
 
 

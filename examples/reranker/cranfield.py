@@ -92,7 +92,7 @@ def slates(
             "split": split,
             "query": query,
             "candidates": [text_of(record["W"], words, score / highest if scores else None) for record, score in chosen],
-            "score": [round(score, 4) for _, score in chosen],
+            "score.bm25": [round(score, 4) for _, score in chosen],
             "label": [graded[n].get(int(record["I"]), 0) for record, _ in chosen],
             "grades": sorted(graded[n].values(), reverse=True)[:10],
         }

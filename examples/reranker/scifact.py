@@ -64,7 +64,7 @@ def slates(tables: Mapping[str, list[dict[str, str]]], candidates: int, words: i
             "query": row["claim"],
             "candidates": [" ".join(texts[place].split()[:words]) for place, _ in ranked],
             "label": [int(numbers[place] in cited) for place, _ in ranked],
-            "score": [round(score, 4) for _, score in ranked],
+            "score.bm25": [round(score, 4) for _, score in ranked],
             "grades": [1] * len(set(cited)),
         }
 

@@ -96,7 +96,7 @@ def slates(queries: Mapping[str, str], best: Iterable[Sequence[Document]]) -> It
             "query": query,
             "candidates": [document.text for document in documents],
             "label": [int(document.package == package) for document in documents],
-            "score": [document.score for document in documents],
+            "score.bm25": [document.score for document in documents],
             "grades": [1],
         }
 

@@ -49,7 +49,7 @@ def served(bundle: Path) -> Any:
         process.communicate()
 
 
-def answered(address: str, query: str, documents: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+def answered(address: str, query: str, documents: Sequence[str], scores: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Returns what `POST /rerank` answers, in the form that Cohere's and other clients read."""
     body = {"query": query, "documents": documents, "scores": scores, "top_n": SHOWN}
     request = urllib.request.Request(f"{address}/rerank", json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -62,7 +62,8 @@ def measure(demo: Path) -> dict[str, Any]:
     bundle = Bundle.open(demo / BUNDLE)
     report = json.loads((bundle.folder / "report.json").read_text())
     search = json.loads((demo / "data" / "asked.json").read_text())
-    texts, scores = ([document[name] for document in search["documents"]] for name in ("text", "score"))
+    texts, bm25 = ([document[name] for document in search["documents"]] for name in ("text", "score"))
+    scores = {"bm25": bm25}
     reranker = rexit.Reranker(demo / BUNDLE)
     hits = reranker.rank(search["query"], texts, scores=scores, top_k=SHOWN)
     begin = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import CANDIDATE, SPLITS, Catalog
+from rexit.bundle.catalog import CANDIDATE, SCORE, SPLITS, Catalog
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
 from rexit.exporter.catalog.draws import with_draws
@@ -147,7 +147,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     """
     users, items = entities["user"], entities["item"]
     inputs = [INPUT + name for name in old.inputs.names]
-    scores = ["score"] if old.reads_scores else []
+    scores = [SCORE + name for name in old.score_names]
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
     known = pl.DataFrame(
@@ -172,13 +172,11 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         seed = (options.seed, len(merged))  # else each update would draw the same items
         assigned = with_draws(assigned, len(items.ids), options.slates, seed, path, likes=pl.col("liked") & pl.col("new"))
     added = assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *scores)
-    former = [_former(old, name, users, items, inputs, scores) for name in SPLITS]
+    former = [_former(old, name, users, items, inputs) for name in SPLITS]
     return MergedData(merged, pl.concat(former), added, len(fresh))
 
 
-def _former(
-    old: Catalog, split: str, users: Entities, items: Entities, inputs: Sequence[str], scores: Sequence[str]
-) -> pl.DataFrame:
+def _former(old: Catalog, split: str, users: Entities, items: Entities, inputs: Sequence[str]) -> pl.DataFrame:
     """A split of the old catalog in the new rows; of retrieved candidates also the likes that were not."""
     part = old.split(split, missed=True)
     written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
@@ -189,7 +187,7 @@ def _former(
         "liked": part.liked,
         "split": pl.Series([split], dtype=pl.String).new_from_index(0, len(part)),
         **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
-        **({"score": part.scores} if scores else {}),
+        **{SCORE + name: numbers for name, numbers in part.scores.items()},
         **({} if part.missed is None else {CANDIDATE: ~part.missed}),
     }
     return pl.DataFrame(columns)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rexit.bundle.catalog import CANDIDATE, SPLITS, TABLES, ZERO, Catalog
+from rexit.bundle.catalog import CANDIDATE, SCORE, SPLITS, TABLES, ZERO, Catalog
 from rexit.bundle.files import FileEntry, check_writable, replaced, write_json
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
@@ -169,7 +169,7 @@ def write_splits(
     splits = {}
     for split in tracked(SPLITS, "splits", progress):
         part = samples.filter(pl.col("split") == split).select(
-            "user", "item", "time", "liked", pl.col(f"^((score|weight|{CANDIDATE})$|{INPUT}).*$")
+            "user", "item", "time", "liked", pl.col(f"^((weight|{CANDIDATE})$|{SCORE}|{INPUT}).*$")
         )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"

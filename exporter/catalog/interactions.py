@@ -8,13 +8,13 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from rexit.bundle.catalog import SPLITS
+from rexit.bundle.catalog import SCORE, SPLITS
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
 from rexit.exporter.catalog.input_columns import InputRule
@@ -31,11 +31,10 @@ from rexit.exporter.options import IndexOptions
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
-SCORE = "score"
 WEIGHT = "weight"
 
 
-def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (), scores: bool = False) -> Needs:
+def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (), scores: Iterable[str] = ()) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
     needs = {columns.user: column_option("user"), columns.item: column_option("item")}
@@ -47,8 +46,7 @@ def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (),
         needs[columns.split] = column_option("split")
     if columns.weight is not None:
         needs[columns.weight] = column_option("weight")
-    if scores:
-        needs[columns.score or SCORE] = column_option(SCORE)
+    needs |= {SCORE + name: "zero.inputs of the template" for name in scores}
     for rule in inputs:
         if (column := rule.column_in(())) is not None:
             needs.setdefault(column, f"{{{INPUT}{rule.name}}} of the template")
@@ -60,7 +58,7 @@ def read_interactions(
     options: IndexOptions,
     complete: bool = True,
     inputs: Sequence[InputRule] = (),
-    scores: bool = False,
+    scores: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Reads the interactions file.
 
@@ -69,7 +67,7 @@ def read_interactions(
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
         inputs: the template's; the result has a column `input.NAME` of raw cells for each.
-        scores: the result has a column `score`, the first stage's, Float32.
+        scores: the first stages of which the result has a column `score.NAME`, Float32, NaN where the file has no value.
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
@@ -91,9 +89,11 @@ def read_interactions(
     }
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
-    if scores:
-        raw = frame[columns.score or SCORE]
-        values[SCORE] = _numbers(raw, path).cast(pl.Float32)
+    for name in scores:
+        raw = frame[SCORE + name]
+        known = raw.is_not_null()
+        numbers = pl.Series(np.full(len(raw), np.nan), dtype=pl.Float64)
+        values[SCORE + name] = numbers.scatter(known.arg_true(), _numbers(raw.filter(known), path)).cast(pl.Float32)
     if columns.weight is not None:
         values[WEIGHT] = _weights(frame[columns.weight], path)
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))

@@ -116,19 +116,22 @@ class PromptBuilder:
         items: Sequence[Id],
         as_of: int | None = None,
         recent: Sequence[tuple[Id, bool]] = (),
-        scores: NDArray[np.float32] | None = None,
+        scores: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Numbers:
-        """What exit zero reads of a slate, float32 [N, F], by ids. scores: the first stage's, if they are read. The other
-        arguments and errors are those of `prompt`."""
+        """What exit zero reads of a slate, float32 [N, F], by ids. scores: the first stages' by name, those that are read. The
+        other arguments and errors are those of `prompt`."""
         return self.slate_numbers([self._by_rows(user, items, as_of, recent, None)], scores)
 
-    def slate_numbers(self, slates: Iterable[RowSlate], scores: NDArray[np.float32] | None = None) -> Numbers:
-        """What exit zero reads of all candidates of slates by rows, float32 [N, F]. scores: the first stage's, float32 [N]. It
-        reads no inputs."""
+    def slate_numbers(self, slates: Iterable[RowSlate], scores: Mapping[str, NDArray[np.float32]] | None = None) -> Numbers:
+        """What exit zero reads of all candidates of slates by rows, float32 [N, F]. scores: the first stages', float32 [N], by
+        name. It reads no inputs."""
+        names = self._catalog.score_names
         tables, row = [np.zeros((0, len(self._catalog.numbers)), np.float32)], 0
         for some in _batched(slates):
             end = row + sum(len(slate.items) for slate in some)
-            own = None if scores is None else np.ascontiguousarray(scores[row:end], np.float32)
+            own = np.empty((len(names), end - row), np.float32)
+            for column, name in zip(own, names, strict=True):
+                column[:] = (scores or {})[name][row:end]
             tables.append(self._native.numbers([self._native_slate(slate, with_inputs=False) for slate in some], own))
             row = end
         return np.concatenate(tables)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.catalog import SCORE
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Input
 from rexit.bundle.vectors import GCN, NOBODY, USER
@@ -104,8 +105,10 @@ def _number_ops(template: Template, number: Placeholder, vectors: Collection[str
     """What exit zero reads for an entry of its inputs. vectors: the columns of item vectors."""
     if number.name in NUMBERS:
         return [{"op": number.name.replace(".", "_"), **({"limit": number.limit} if number.limit else {})}]
+    if number.name.startswith(SCORE):
+        return [{"op": "score", "name": number.name.removeprefix(SCORE)}]
     if number.name not in vectors:
-        known = f"{', '.join(NUMBERS)}, and columns of item vectors: {', '.join(vectors) or 'none'}"
+        known = f"{', '.join(NUMBERS)}, {SCORE}NAME, and columns of item vectors: {', '.join(vectors) or 'none'}"
         raise InputError(f"{template.path}: zero.inputs: unknown number {number.name!r}, known are: {known}")
     column = {"column": number.name}
     return [{"op": "mean_cosine", **column}, {"op": "max_cosine", **column, "limit": LATEST_LIKES}]

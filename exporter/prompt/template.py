@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rexit.bundle.catalog import SCORE
 from rexit.bundle.files import typed
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import KINDS, SPACED, Input
@@ -27,9 +28,8 @@ SHARES = ("similar_like_rate", "nearest_like_rate")
 VERDICTS = ("user.like_rate", "item.like_rate", *SHARES, "verdict")
 """What says the same of all where all are likes."""
 EMBEDDINGS = ("user.gcn", "item.gcn")
-SCORE = "score"
-NUMBERS = ("gcn", *RATES, *SHARES, SCORE)
-"""What exit zero can read, beside columns of item vectors."""
+NUMBERS = ("gcn", *RATES, *SHARES)
+"""What exit zero can read, beside columns of item vectors and `score.NAME`, a first stage's score."""
 ZERO = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10")
 """What it can read of every catalog, if the template does not say."""
 RESERVED = (*RATES, *EMBEDDINGS)
@@ -93,9 +93,9 @@ class Template:
         return list(dict.fromkeys(str(node) for node in nodes if isinstance(node, Placeholder) and node.name in VERDICTS))
 
     @property
-    def reads_scores(self) -> bool:
-        """Whether exit zero reads the first stage's score of each interaction."""
-        return Placeholder(SCORE) in (self.zero or ())
+    def score_names(self) -> list[str]:
+        """The first stages whose scores of each interaction exit zero reads."""
+        return [number.name.removeprefix(SCORE) for number in self.zero or () if number.name.startswith(SCORE)]
 
     def columns(self, what: str) -> dict[str, str]:
         """The columns of the users' or items' file that prompts place or exit zero reads, each with the reason for messages."""
@@ -106,8 +106,9 @@ class Template:
         names = [node for node in nodes if isinstance(node, Placeholder) and node.name not in RESERVED]
         columns = {node.name.partition(".")[2]: f"{self.path}: {node}" for node in names if node.name.startswith(f"{what}.")}
         if what == "item":
-            reason = f"{self.path}: zero.inputs, whose numbers are {', '.join(NUMBERS)}"
-            columns |= {number.name: reason for number in self.zero or () if number.name not in (*NUMBERS, *columns)}
+            reason = f"{self.path}: zero.inputs, whose numbers are {', '.join(NUMBERS)}, {SCORE}NAME"
+            others = [number.name for number in self.zero or () if not number.name.startswith(SCORE)]
+            columns |= {name: reason for name in others if name not in (*NUMBERS, *columns)}
         return columns
 
     def numbers(self, vectors: Iterable[str]) -> list[Placeholder]:
@@ -266,8 +267,9 @@ def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...] | Non
     numbers = []
     for text in inputs:
         name, _, limit = text.partition(":")
-        if not name:
-            raise InputError(f"{path}: zero.inputs: {text!r} is neither {', '.join(NUMBERS)} nor a column of item vectors")
+        if name in ("", SCORE):
+            known = f"{', '.join(NUMBERS)}, {SCORE}NAME"
+            raise InputError(f"{path}: zero.inputs: {text!r} is neither {known} nor a column of item vectors")
         if name not in SHARES and limit:
             raise InputError(f"{path}: zero.inputs: {text!r}: only {' and '.join(SHARES)} take a limit")
         if name in SHARES and not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= 1000):

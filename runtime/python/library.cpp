@@ -191,18 +191,23 @@ class Catalog {
     return arrays;
   }
 
-  // [items of all slates, numbers]. `scores`: the first stage's, of all slates, if they are read.
-  Array<float, 2> numbers(const std::vector<Slate>& slates, const std::optional<InArray<float, 1>>& scores) const {
+  // [items of all slates, numbers]. `scores`: of all slates, [Program::scores, items].
+  Array<float, 2> numbers(const std::vector<Slate>& slates, const InArray<float, 2>& scores) const {
     const std::size_t width = catalog_.program.numbers.size();
     std::size_t rows = 0;
     for (const Slate& slate : slates) rows += std::get<1>(slate).size();
-    if (catalog_.program.reads_scores() && (!scores || scores->size() != rows))
-      throw std::invalid_argument("scores: expected one for each item");
+    core::StageScores of_slate(catalog_.program.scores.size());
+    if (scores.shape(0) != of_slate.size() || scores.shape(1) != rows)
+      throw std::invalid_argument("scores: expected one of each name for each item");
     const auto table = empty<float, 2>({rows, width});
     std::vector<float> numbers;
     std::size_t row = 0;
     answer(slates, [&](core::Retrieval& retrieval, const core::Deadline&, std::size_t items) {
-      retrieval.numbers(scores ? scores->data() + row : nullptr, numbers);
+      for (std::size_t s = 0; s < of_slate.size(); ++s) {
+        const float* first = scores.data() + s * rows + row;
+        of_slate[s].assign(first, first + items);
+      }
+      retrieval.numbers(of_slate, numbers);
       std::copy(numbers.begin(), numbers.end(), table.data() + row * width);
       row += items;
     });
@@ -338,7 +343,7 @@ void bind_library(nb::module_& module) {
   nb::class_<Catalog>(module, "Catalog")
       .def(nb::init<const std::string&, const std::string&, const nb::bytes&>(), "parent"_a, "folder"_a, "description"_a)
       .def("prompts", &Catalog::prompts, "slates"_a)
-      .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a.none())
+      .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a)
       .def("retrieve", &Catalog::retrieve, "slates"_a, "count"_a);
   nb::class_<Rules>(module, "Rules")
       .def(nb::init<const nb::bytes&, const std::string&, std::size_t>(), "json"_a, "where"_a, "exits"_a)

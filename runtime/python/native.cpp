@@ -50,6 +50,7 @@ Matrix by_exit(const std::vector<float>& log_odds, std::size_t exits) {
 // rexit_bundle_info with strings in place of pointers into the bundle.
 struct Info : rexit_bundle_info {
   std::string variant, policy_sha256;
+  std::vector<std::string> scores;
 };
 
 // A property: a number that is 0 or 1, as a bool.
@@ -197,7 +198,7 @@ class Session {
 
   Info info() const {
     const rexit_bundle_info info = session_.bundle().info();
-    return {info, info.variant, info.policy_sha256};
+    return {info, info.variant, info.policy_sha256, {info.score_names, info.score_names + info.scores}};
   }
 
   std::vector<ExitInfo> exits() const {
@@ -337,8 +338,8 @@ void bind_answers(nb::module_& module) {
       .def_ro("prior_shift", &rexit_bundle_info::prior_shift,
               "probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.")
       .def_ro("segments", &rexit_bundle_info::segments, "Segments of the model: as many as exits, or one less with exit zero.")
-      .def_prop_ro("scores", flag(&rexit_bundle_info::scores),
-                   "Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.")
+      .def_ro("scores", &Info::scores,
+              "Names of the first stages' `scores` that exit zero reads, of which requests must have some; empty: none.")
       .def_ro("rounding", &rexit_bundle_info::rounding,
               "How far a score's log-odds may be from those of a trace; relative above 1.")
       .def_ro("policy_sha256", &Info::policy_sha256, "Digest of the variant's policy.json; empty without a policy.");

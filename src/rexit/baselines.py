@@ -3,8 +3,8 @@
 1. Likes: each item's share of likes in training (`rexit.ranking.item_biases`).
 2. LightGCN: the catalog's own embeddings. A user is folded in from the likes before the slate's moment, as in serving.
 3. Exit zero, if the catalog has one: what a model can add to.
-4. The order of the candidates in a file of slates: the first stage's, if the file keeps it. A file that has every relevant
-   candidate of a slate first is sorted by label, which is no ranking.
+4. The first stages' scores in a file of slates, a missing one last. Without any, the order of the candidates: the first stage's,
+   if the file keeps it. A file that has every relevant candidate of a slate first is sorted by label, which is no ranking.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.bundle.catalog import SCORE
 from rexit.ranking import MIN_USERS, ByUser, bootstrap, item_biases
 from rexit.slates import AnySlate, OwnSlates, Slate, TokenSlate
 
@@ -38,7 +39,7 @@ def baselines(
     """
     of_zero = {ZERO: np.concatenate(zero).astype(np.float64)} if zero else {}
     if not isinstance(source, Catalog):
-        return of_zero or _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
+        return of_zero | _stages(slates) or _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
     own = [slate for slate in slates if isinstance(slate, Slate)]
     items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
     train = source.split("train")
@@ -51,8 +52,8 @@ def baselines(
 def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDArray[np.int64], noun: str = "users") -> str | None:
     """Returns why a ranking without labels may be worth nothing, in a sentence; None if there is no reason.
 
-    There is none if exit zero or LightGCN, which learned from labels before or are the first stage, agrees with it, or if there
-    is neither.
+    There is none if exit zero, LightGCN or a first stage, which learned from labels before or rank already, agrees with it, or if
+    there is none of these.
 
     One agrees if it tells the upper half of a user's candidates, by the score, from the lower one: 0.5 is below the 95 % interval
     of the mean AUC over users. A model that ranks by chance agrees with nothing that ranks.
@@ -70,7 +71,7 @@ def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDAr
     by_user, figures = ByUser(users, upper), []
     if (count := int(by_user.both.sum())) < MIN_USERS:
         return None
-    for name in (name for name in (ZERO, LIGHTGCN) if name in scores):
+    for name in (name for name in scores if name in (ZERO, LIGHTGCN) or name.startswith(SCORE)):
         values = by_user.auc(scores[name])[by_user.both]
         low, high = np.percentile(bootstrap(values, np.ones(count)), [2.5, 97.5])
         if low > 0.5:
@@ -79,6 +80,15 @@ def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDAr
     if not figures:
         return None
     return f"This model is not shown to rank: {' and '.join(figures)}, 95 % interval over {count:,} {noun}, where chance is 0.5."
+
+
+def _stages(slates: Sequence[AnySlate]) -> dict[str, NDArray[np.float64]]:
+    stages = {}
+    for name in slates[0].scores:
+        numbers = np.concatenate([slate.scores[name] for slate in slates]).astype(np.float64)
+        known = numbers[~np.isnan(numbers)]
+        stages[SCORE + name] = np.nan_to_num(numbers, nan=known.min(initial=0) - 1)
+    return stages
 
 
 def _file_order(slates: Sequence[TokenSlate]) -> Scores:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__, runtime
 from rexit.bundle import Bundle, Catalog, Id, check_writable, locked_file, write_file, write_json
+from rexit.bundle.catalog import SCORE
 from rexit.bundle.files import replaced
 from rexit.bundle.inputs import Value
 from rexit.delimited import read_lines
@@ -64,14 +65,12 @@ class ColumnNames:
         user: The column of users.
         item: The column of items.
         as_of: The column of times; None: `as_of`, if the table has it.
-        score: The column of the first stage's scores; None: `score`, if exit zero reads them.
         inputs: The columns of inputs, by input name. Another input has the column of its own name, if the table has it.
     """
 
     user: str = "user_id"
     item: str = "item_id"
     as_of: str | None = None
-    score: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -256,7 +255,7 @@ class _Pairs:
     items: list[Id]
     item: Rows
     times: NDArray[np.int64] | None
-    scores: NDArray[np.float64] | None
+    scores: dict[str, NDArray[np.float64]]
     inputs: list[dict[str, Value]]
     input: Rows
 
@@ -270,10 +269,9 @@ class _Pairs:
         progress: Progress = silent,
     ) -> _Pairs:
         """Checks all rows. where: says which row of which file a row is. Raises InputError."""
-        catalog, columns, names, times, scores = process.catalog, scorer.columns, table.column_names, None, None
+        catalog, columns, names, times = process.catalog, scorer.columns, table.column_names, None
         kinds, timeline = catalog.info["ids"], catalog.timeline
-        score = (columns.score or "score") if catalog.reads_scores else None
-        _check_names(names, columns, score)
+        _check_names(names, columns, catalog.score_names)
         users, user = _distinct(table, columns.user, _ID, lambda cell: parse_id(str(cell), kinds["user"], "user"), where)
         items, item = _distinct(table, columns.item, _ID, lambda cell: parse_id(str(cell), kinds["item"], "item"), where)
         places = catalog.items.find(items)
@@ -290,9 +288,11 @@ class _Pairs:
             times = np.array(moments, np.int64)[number]
         elif scorer.as_of is not None:
             times = np.full(len(user), timeline.parse(scorer.as_of, "as_of"))
-        if score is not None:
-            numbers, number = _distinct(table, score, _NUMBER, parse_score, where)
-            scores = np.array(numbers)[number]
+        scores = {}
+        for name in catalog.score_names:
+            if SCORE + name in names:
+                numbers, number = _distinct(table, SCORE + name, _NUMBER, parse_score, where, optional=True)
+                scores[name] = np.array(numbers, np.float64)[number]
         pairs = cls(users, user, items, item, times, scores, *_inputs(table, scorer, catalog, where))
         rows = np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else []
         for n, row in enumerate(rows):
@@ -307,7 +307,7 @@ class _Pairs:
     def slates(self) -> list[Rows]:
         """Returns the rows of each slate, user by user."""
         keys = np.stack([self.user, self.user * 0 if self.times is None else self.times, self.input])
-        order = np.lexsort([*([] if self.scores is None else [self.scores]), self.item, *keys[::-1]])
+        order = np.lexsort([*self.scores.values(), self.item, *keys[::-1]])
         changes = (np.diff(keys[:, order]) != 0).any(0)
         return np.split(order, np.flatnonzero(changes) + 1) if len(order) else []
 
@@ -319,7 +319,7 @@ class _Pairs:
             [self.items[n] for n in self.item[rows]],
             as_of=None if self.times is None else int(self.times[first]),
             inputs=self.inputs[self.input[first]],
-            scores=None if self.scores is None else self.scores[rows].tolist(),
+            scores={name: numbers[rows] for name, numbers in self.scores.items()} or None,
         )
 
     def unknown_users(self, catalog: Catalog) -> list[Id]:
@@ -386,9 +386,12 @@ def _distinct(
     return parsed, numbers
 
 
-def _check_names(names: Sequence[str], columns: ColumnNames, score: str | None) -> None:
-    named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of, "score": score}
+def _check_names(names: Sequence[str], columns: ColumnNames, scores: Sequence[str]) -> None:
+    named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of}
     named |= {f"input.{name}": column for name, column in columns.inputs.items()}
+    stages = [SCORE + name for name in scores]
+    if stages and not set(stages) & set(names):
+        raise InputError(f"no column {' or '.join(map(repr, stages))}, which exit zero reads, it has: {', '.join(names)}")
     missing = [f"{name!r} (--column {role}=NAME)" for role, name in named.items() if name is not None and name not in names]
     if missing:
         raise InputError(f"no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(names)}")

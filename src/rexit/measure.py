@@ -478,7 +478,7 @@ def bench_slates(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
         return [_filled(slate, options.slate) for slate in islice(cycle(bundle.golden().slates), options.requests)]
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
-    scores = bundle.golden().slates[0].scores if catalog.reads_scores else None
+    scores = _filled_scores(bundle.golden().slates[0], options.slate)
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
     return [
         Slate(
@@ -487,15 +487,19 @@ def bench_slates(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
             inputs=catalog.inputs.example(),
-            scores=None if scores is None else np.resize(scores, options.slate),
+            scores=scores,
         )
         for user in users
     ]
 
 
 def _filled(slate: GoldenSlate, size: int) -> TokenSlate:
-    scores = None if slate.scores is None else np.resize(slate.scores, size)
-    return TokenSlate("", slate.prefix, tuple(islice(cycle(slate.candidates), size)), np.zeros(size, np.bool_), scores)
+    candidates = tuple(islice(cycle(slate.candidates), size))
+    return TokenSlate("", slate.prefix, candidates, np.zeros(size, np.bool_), _filled_scores(slate, size))
+
+
+def _filled_scores(slate: GoldenSlate, size: int) -> dict[str, NDArray[np.float32]]:
+    return {name: np.resize(numbers, size) for name, numbers in slate.scores.items()}
 
 
 def _modes(session: Any, modes: dict[str, int | None], slates: Sequence[AnySlate], progress: Progress) -> list[dict[str, Any]]:

@@ -30,9 +30,9 @@ from rexit.request import Request, check_deadline
 
 if TYPE_CHECKING:
     from rexit.ids import Id
-    from rexit.request import Ids, Numbers, Recent, Values
+    from rexit.request import Ids, Recent, StageScores, Values
 
-    Query = tuple[str, Iterable[str]] | tuple[str, Iterable[str], Numbers]
+    Query = tuple[str, Iterable[str]] | tuple[str, Iterable[str], StageScores]
 
 _J = TypeVar("_J", bound=Job)
 _ANY_NUMBER = 1 << 62
@@ -125,7 +125,7 @@ class Reranker(_Ranker):
         top_k: int | None = None,
         return_documents: bool = False,
         *,
-        scores: Numbers | None = None,
+        scores: StageScores | None = None,
         instruction: str | None = None,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
@@ -137,7 +137,8 @@ class Reranker(_Ranker):
             documents: The documents, in any number. One that does not fit the model is cut at its end.
             top_k: Only the k best; None: all.
             return_documents: Whether a hit has its document's text.
-            scores: The first stage's number of each document, such as BM25's, if the bundle reads it.
+            scores: First stages' numbers of each document, such as BM25's, by name, if the bundle reads them; None or NaN where
+                there is none.
             instruction: In the place of the reranker's own, if it reads one.
             deadline_ms: Milliseconds from here. Documents that are not finished by then answer from the deepest exit they have
                 reached.
@@ -167,7 +168,7 @@ class Reranker(_Ranker):
         """Yields the hits of many queries in their order, while the sessions work on the next ones.
 
         Args:
-            queries: Tuples of a query and its documents, or of these and the first stage's scores. They are read as they are
+            queries: Tuples of a query and its documents, or of these and `scores` as for `rank`. They are read as they are
                 needed, a few ahead.
             top_k, return_documents: As for `rank`.
             deadline_ms: For each query, from when it is read.
@@ -199,7 +200,7 @@ class Reranker(_Ranker):
         self,
         pairs: Sequence[Sequence[str]] | Sequence[str],
         *,
-        scores: Numbers | None = None,
+        scores: StageScores | None = None,
         deadline_ms: float | None = None,
     ) -> NDArray[np.float32] | np.float32:
         """Returns the probabilities of pairs of a query and a document, float32 [n] in their order; of one pair, its own.
@@ -208,16 +209,19 @@ class Reranker(_Ranker):
 
         Args:
             pairs: The pairs, or a single one.
-            scores: The first stage's number of each pair, if the bundle reads it.
+            scores: First stages' numbers of each pair by name, if the bundle reads them.
             deadline_ms: As for `rank`. A pair without an answer by then is NaN.
 
         Raises:
             InputError, DeadlineError, BackendError: As `rank`.
         """
         pairs, single = _pairs(pairs)
-        first_stage = None if scores is None else list(scores)
-        if first_stage is not None and len(first_stage) != len(pairs):
-            raise InputError(f"scores has {len(first_stage)} entries, expected one for each of the {len(pairs)} pairs")
+        if not isinstance(scores, Mapping | None):
+            raise InputError(f"scores is {short(scores)}, expected numbers of the pairs by name")
+        stages = {name: list(numbers) for name, numbers in (scores or {}).items()}
+        for name, numbers in stages.items():
+            if len(numbers) != len(pairs):
+                raise InputError(f"scores.{name} has {len(numbers)} numbers, expected one for each of the {len(pairs)} pairs")
         places: dict[str, list[int]] = {}
         for place, (query, _) in enumerate(pairs):
             places.setdefault(query, []).append(place)
@@ -225,7 +229,7 @@ class Reranker(_Ranker):
             _texts_job(
                 query,
                 [pairs[n][1] for n in own],
-                scores=None if first_stage is None else [first_stage[n] for n in own],
+                scores={name: [numbers[n] for n in own] for name, numbers in stages.items()} or None,
                 deadline_ms=deadline_ms,
             )
             for query, own in places.items()
@@ -248,7 +252,7 @@ class Reranker(_Ranker):
         documents: Iterable[str],
         top_k: int | None = None,
         *,
-        scores: Numbers | None = None,
+        scores: StageScores | None = None,
         instruction: str | None = None,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
@@ -282,7 +286,7 @@ class Recommender(_Ranker):
         recent: Recent | None = None,
         as_of: int | None = None,
         inputs: Values | None = None,
-        scores: Numbers | None = None,
+        scores: StageScores | None = None,
         deadline_ms: float | None = None,
     ) -> list[dict[str, Any]]:
         """Ranks items for a user. Each stops at its first confident exit.
@@ -347,7 +351,7 @@ def _texts_job(
     query: str,
     documents: Iterable[str],
     top_k: int | None = None,
-    scores: Numbers | None = None,
+    scores: StageScores | None = None,
     instruction: str | None = None,
     deadline_ms: float | None = None,
     force_exit: int | None = None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Values = Mapping[str, Value]
     Tokens = Sequence[int] | NDArray[Any]
     TokenLists = Sequence[Tokens]
-    Numbers = Sequence[float] | NDArray[Any]
+    StageScores = Mapping[str, Sequence[float | None] | NDArray[Any]]
 else:  # the same in JSON
     Id = int | str
     Ids = Annotated[list[Id], msgspec.Meta(min_length=1)]
@@ -31,7 +31,7 @@ else:  # the same in JSON
     Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
     Values = dict[str, str | float | Tokens | None]
     TokenLists = Annotated[list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
-    Numbers = list[float]
+    StageScores = dict[str, list[float | None]]
 
 LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 
@@ -87,11 +87,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         ),
     ] = None
     scores: Annotated[
-        Numbers | None,
+        StageScores | None,
         _field(
-            "array of numbers",
-            "The first stage's number of each candidate, such as BM25's. Required if the bundle's exit zero reads it, else "
-            "refused.",
+            "object: NAME to array of numbers or null",
+            "First stages' numbers of each candidate, such as BM25's, by name. Null and a name that is absent are missing. "
+            "Required if the bundle's exit zero reads scores, at least one of its names; else refused.",
         ),
     ] = None
     prefix: Annotated[
@@ -128,7 +128,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     id: Annotated[str | float | None, _field("string or number", "Repeated in the answer.")] = None
 
     @classmethod
-    def tokens(cls, prefix: Tokens, candidates: TokenLists, scores: Numbers | None = None) -> Request:
+    def tokens(cls, prefix: Tokens, candidates: TokenLists, scores: StageScores | None = None) -> Request:
         """Returns a request of a prompt as token ids: the prefix's, which may be none, and each candidate's.
 
         The session caches the prefix as it caches a user's: the same tokens again cost nothing, and a common start is reused.
@@ -140,10 +140,12 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
             raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
         inputs = self.inputs.items() if isinstance(self.inputs, Mapping) else ()
+        scores = self.scores.items() if isinstance(self.scores, Mapping) else ()
         numbers: dict[str, Any] = {
             "deadline_ms": self.deadline_ms,
             "id": self.id,
             **{f"inputs.{name}": value for name, value in inputs},
+            **{f"scores.{name}[{n}]": value for name, values in scores for n, value in _infinite(values)},
         }
         for name, value in numbers.items():  # JSON would hold null, which is the same as nothing
             is_number = isinstance(value, Real)
@@ -153,6 +155,13 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
             return _ENCODER.encode(self)
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise InputError(f"the request is not JSON: {exc}") from None
+
+
+def _infinite(values: Any) -> Iterable[tuple[int, float]]:
+    """Returns the infinite numbers with their places. NaN is null in JSON: missing."""
+    numbers = values.tolist() if hasattr(values, "tolist") else values
+    listed = numbers if isinstance(numbers, Sequence) else ()
+    return [(n, value) for n, value in enumerate(listed) if isinstance(value, Real) and math.isinf(value)]
 
 
 def _plain(value: Any) -> Any:

@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from rexit.ids import Id
     from rexit.request import Recent
 
+    ScoreArrays = Mapping[str, NDArray[np.float32]]
+
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
 SIZE = 20
 """Default number of candidates in a slate."""
+
+
+def part_of(scores: ScoreArrays, part: slice) -> ScoreArrays:
+    """Returns the scores of some candidates."""
+    return {name: numbers[part] for name, numbers in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Slate:
         inputs: Values of the prompt's inputs, by name; texts as token ids.
         labelled: Whether there is a ground truth. If not, `liked` is False.
         recent: As a request's.
-        scores: The first stage's, float32 [n]; None: exit zero does not read them.
+        scores: The first stages', float32 [n], NaN where missing, by name; empty: exit zero does not read them.
     """
 
     user: Id
@@ -47,13 +54,13 @@ class Slate:
     inputs: Mapping[str, Value] = field(default_factory=dict)
     labelled: bool = True
     recent: Recent | None = None
-    scores: NDArray[np.float32] | None = None
+    scores: ScoreArrays = field(default_factory=dict)
 
     @property
     def request(self) -> Request:
         """What a session is asked."""
         recent, inputs = self.recent, self.inputs or None
-        return Request(self.user, self.items, recent=recent, as_of=self.as_of, inputs=inputs, scores=self.scores)
+        return Request(self.user, self.items, recent=recent, as_of=self.as_of, inputs=inputs, scores=self.scores or None)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -61,8 +68,7 @@ class Slate:
 
     def part(self, part: slice) -> Slate:
         """Returns the slate of some candidates."""
-        scores = None if self.scores is None else self.scores[part]
-        return replace(self, items=self.items[part], liked=self.liked[part], scores=scores)
+        return replace(self, items=self.items[part], liked=self.liked[part], scores=part_of(self.scores, part))
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class TokenSlate:
         prefix: Token ids, int32 [P]; may be empty.
         candidates: Token ids of each candidate, int32 [T], T > 0.
         liked: The ground truth, bool [n].
-        scores: The first stage's, which exit zero reads, float32 [n]; None: there are none.
+        scores: The first stages', which exit zero reads, float32 [n], NaN where missing, by name; empty: there are none.
         labelled: Whether there is a ground truth. If not, `liked` is False.
     """
 
@@ -82,7 +88,7 @@ class TokenSlate:
     prefix: NDArray[np.int32]
     candidates: tuple[NDArray[np.int32], ...]
     liked: NDArray[np.bool_]
-    scores: NDArray[np.float32] | None = None
+    scores: ScoreArrays = field(default_factory=dict)
     labelled: bool = True
 
     @property
@@ -93,7 +99,7 @@ class TokenSlate:
     @property
     def request(self) -> Request:
         """What a session is asked."""
-        return Request.tokens(self.prefix, self.candidates, self.scores)
+        return Request.tokens(self.prefix, self.candidates, self.scores or None)
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""
@@ -101,8 +107,7 @@ class TokenSlate:
 
     def part(self, part: slice) -> TokenSlate:
         """Returns the slate of some candidates."""
-        scores = None if self.scores is None else self.scores[part]
-        return replace(self, candidates=self.candidates[part], liked=self.liked[part], scores=scores)
+        return replace(self, candidates=self.candidates[part], liked=self.liked[part], scores=part_of(self.scores, part))
 
     def named_parts(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
         """Yields the prefix and each candidate, with its name for messages."""
@@ -158,7 +163,7 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     for user, part in zip(users, parts, strict=True):
         at = part.start
         inputs = catalog.inputs.decode(rows.codes_of(at))
-        scores = None if rows.scores is None else rows.scores[part]
+        scores = part_of(rows.scores, part)
         slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, scores=scores))
     return slates
 

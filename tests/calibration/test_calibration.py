@@ -198,7 +198,7 @@ def test_without_labels_a_first_stage_that_nothing_agrees_with_is_told_first(pla
     drop_catalog(place / "bundle")
     add_score_exit(place / "bundle")
     random = np.random.default_rng(0)
-    rows = [{**slate, "score": random.normal(size=12).tolist()} for slate in groups(random)]
+    rows = [{**slate, "score.bm25": random.normal(size=12).tolist()} for slate in groups(random)]
     done = calibrate_slates(place, rows, (noise, 0.5, 0.2, 0.1), metrics=("expected-ndcg@5",))
     shown = (
         "Check the model first. This model is not shown to rank: exit zero finds the upper half of its order with an AUC of 0."

@@ -104,12 +104,12 @@ def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
     rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
     write_slates(place / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
     assert_one_line(run("calibrate", place / "tokens", "--slates", place / "text.jsonl"), 2, "has no tokenizer.json")
-    write_slates(place / "scores.jsonl", [{**row, "score": [0.5] * len(row["label"])} for row in rows])
+    write_slates(place / "scores.jsonl", [{**row, "score.bm25": [0.5] * len(row["label"])} for row in rows])
     assert_one_line(
         run("calibrate", place / "tokens", "--slates", place / "scores.jsonl"),
         4,
-        "has a column `score`, but",
-        "has no exit zero to read it",
+        "its columns of scores are score.bm25, but exit zero of",
+        "reads none",
     )
     rows[0]["candidates"][0] = [12345]
     write_slates(place / "tokens.jsonl", rows)
@@ -128,7 +128,7 @@ def test_other_commands(run: Run, by_tokens: Path) -> None:
     assert described["tokens"]["max_prefix_tokens"] == 20 and "catalog" not in described
     assert "No catalog: requests are token ids." in run("inspect", tokens).out
     add_score_exit(shutil.copytree(tokens, scored := by_tokens / "scored"))
-    assert "requests are token ids and the first stage's scores." in run("inspect", scored).out
+    assert "requests are token ids and first stages' scores: bm25." in run("inspect", scored).out
     bench = run("bench", tokens, "--slate", 5, "--requests", 2, "--json")
     assert bench.code == 0, bench.err
     assert {row["mode"] for row in bench.json["modes"]} >= {"full depth"}
@@ -164,7 +164,7 @@ def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: P
         ({"items": []}, "log.jsonl: line 1: items: "),
         ({"items": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
         ({"recent": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
-        ({"scores": [float("nan")]}, "log.jsonl: line 1: score is nan, expected a finite number"),
+        ({"scores": [1.5]}, "log.jsonl: line 1: scores: "),
         ({"as_of": 1 << 63}, "log.jsonl: line 1: as_of: is 9223372036854775808, expected an integer"),
         ({"inputs": {"hour": 3}}, "log.jsonl: line 1: inputs.hour: the prompt has no such input"),
     ):

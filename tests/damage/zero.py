@@ -82,7 +82,7 @@ CASES = table(
     row(
         "score_that_the_request_lacks",
         "scores is missing",
-        {"/prompt/numbers/0/op": "score"},
+        {"/prompt/numbers/0": {"op": "score", "name": "bm25"}},
         "INVALID_ARGUMENT",
         found="running",
     ),

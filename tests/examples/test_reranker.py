@@ -44,7 +44,7 @@ def test_a_score_is_a_share_of_the_best_in_two_digits(monkeypatch: pytest.Monkey
     first, second = cranfield.slates(FILES, 2, 3, scores=True)
     assert first["candidates"] == ["heat in plates\nMatch: 99", "a wing .\nMatch: 25"]
     assert second["candidates"][1].endswith("Match: 03")
-    assert first["score"] == [RANKED[0][0][1], RANKED[0][1][1]], "what exit zero reads"
+    assert first["score.bm25"] == [RANKED[0][0][1], RANKED[0][1][1]], "what exit zero reads"
 
 
 def test_training_queries_alone_keep_fewer_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_rows_of_scifact(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(scifact.slates(SCIFACT, 2, 9))
     assert [row["group"] for row in rows] == [1, 2, 3], "a claim is one row, whatever its evidence"
     assert rows[0]["candidates"] == ['Wings. Lift is "large" (p < 0.1) at the', "Heat Plates are warm."]
-    assert rows[0]["score"] == [2.5, 0.0] and rows[0]["label"] == [1, 0] and rows[0]["grades"] == [1]
+    assert rows[0]["score.bm25"] == [2.5, 0.0] and rows[0]["label"] == [1, 0] and rows[0]["grades"] == [1]
     assert rows[2]["label"] == [0, 1] and rows[2]["grades"] == [1, 1], "a cited abstract that is no candidate counts in the ideal"
     assert rows[0]["split"] == rows[1]["split"] and rows[2]["split"] == "test", "claims about one abstract are in one split"
     assert {scifact.split_of("train", [n]) for n in range(20)} == {"train", "validation"}

@@ -56,7 +56,7 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
     assert [row["split"] for row in written] == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
     first = cut(catalog, "test")[0]
     row = next(row for row in written if row["group"] == f"test-{first.user}")
-    assert row["label"] == first.liked.tolist() and len(row["score"]) == 12
+    assert row["label"] == first.liked.tolist() and len(row["score.lookup"]) == 12
     assert row["candidates"][0] == f"Film {first.items[0]} Drama. {' '.join(map(str, range(56)))}"
     earlier = ratings.interactions().filter((pl.col("user_id") == first.user) & (pl.col("timestamp") < first.as_of))
     latest = earlier.sort("timestamp", "item_id")["item_id"].to_list()[::-1][:6]

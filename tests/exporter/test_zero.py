@@ -313,8 +313,8 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
         refresh(folder, newer.path, RefreshOptions(golden_slates=2))
     refresh(folder, newer.path, RefreshOptions(golden_slates=2, keep_policy=True))
     assert Bundle.open(folder).catalog.files[ZERO] == newer.files[ZERO] != catalog.files[ZERO]
-    scored = damaged(replace(catalog, path=place), tmp_path / "other", [*catalog.numbers[1:], {"op": "score"}])
-    with pytest.raises(InputError, match=r"has scores for exit zero: True, that of .* is False: nothing was swapped"):
+    scored = damaged(replace(catalog, path=place), tmp_path / "other", [*catalog.numbers[1:], {"op": "score", "name": "bm25"}])
+    with pytest.raises(InputError, match=r"scores for exit zero are \['bm25'\], that of .* is \[\]: nothing was swapped"):
         check_fit(folder, Manifest.read(folder), [], scored)
 
 
@@ -322,20 +322,21 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     """Column, splits, graph, golden samples, requests, pairs, an update and a log of requests; and what is refused."""
     rated = ratings.interactions()
     noise = np.random.default_rng(1).normal(size=len(rated))
-    rated = rated.with_columns(bm25=pl.Series(np.where(rated["rating"] >= 4, 3, 0) + noise))
-    data = ratings.write(tmp_path, template("item.count", "score"), rated)
+    data = ratings.write(tmp_path, template("item.count", "score.bm25"), rated)
     monkeypatch.chdir(data)
-    assert_one_line(run(*INDEX), 2, "ratings.csv: no column 'score' (--column score=NAME)")
-    drawn = run(*INDEX, "--candidates", "uniform:2", "--column", "score=bm25")
-    assert_one_line(drawn, 2, "candidates uniform:2 have no score of the first stage")
-    assert run(*INDEX, "--column", "score=bm25").code == 0
+    assert_one_line(run(*INDEX), 2, "ratings.csv: no column 'score.bm25' (zero.inputs of the template)")
+    rated = rated.with_columns(pl.Series("score.bm25", np.where(rated["rating"] >= 4, 3, 0) + noise))
+    rated.write_csv("ratings.csv")
+    drawn = run(*INDEX, "--candidates", "uniform:2")
+    assert_one_line(drawn, 2, "candidates uniform:2 have no scores of first stages")
+    assert run(*INDEX).code == 0
     catalog = Catalog.open(data / "catalog")
     slates = cut(catalog, "test")
     builder, slate = PromptBuilder(catalog), slates[0]
     numbers = builder.numbers(slate.user, slate.items, slate.as_of, scores=slate.scores)
     written = {(row[0], row[1]): np.float32(row[4]) for row in rated.rows()}
     assert numbers[:, 1].tolist() == [written[slate.user, item] for item in slate.items]
-    assert slate.scores is not None
+    assert slate.scores.keys() == {"bm25"}
     zero, liked = np.concatenate(zero_of(catalog, slates)), np.concatenate([slate.liked for slate in slates])
     assert auc(zero, liked) > 0.85, "the column says what was liked"
 
@@ -345,27 +346,27 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     first = runtime.open(tmp_path / "bundle").score(slate.request, force_exit=0)
     np.testing.assert_allclose(first.log_odds, zero_of(catalog, slates[:1])[0], atol=1e-6)
     one = ("--user", slate.user, "--items", ",".join(map(str, slate.items)))
-    scored = run("score", "bundle", *one, "--scores", ",".join(map(str, slate.scores)), "--json")
+    scored = run("score", "bundle", *one, "--scores", "bm25=" + ",".join(map(str, slate.scores["bm25"])), "--json")
     assert scored.code == 0 and len(scored.json["scores"]) == len(slate.items)
     assert run("inspect", "bundle", *one).code == 0
-    assert_one_line(run("score", "bundle", *one, "--scores", "1,x"), 2, "--scores 1,x, expected numbers")
+    assert_one_line(run("score", "bundle", *one, "--scores", "bm25=1,x"), 2, "--scores bm25=1,x, expected numbers")
 
     rated.head(30).write_csv("pairs.csv")
-    words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv", "--column", "score=bm25")
+    words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv")
     assert run(*words).code == 0 and len(pl.read_csv("out.csv")) == 30
-    (data / "pairs.csv").write_text("user_id,item_id,bm25\n1,2,nan\n")
+    (data / "pairs.csv").write_text("user_id,item_id,score.bm25\n1,2,nan\n")
     assert_one_line(run(*words), 2, "row 1: score is 'nan', expected a finite number")
 
     request = {"user": 1, "items": [1, 2], "as_of": 20000}
-    (data / "log.jsonl").write_text(json.dumps({**request, "scores": [1.5, -2]}) + "\n")
+    (data / "log.jsonl").write_text(json.dumps({**request, "scores": {"bm25": [1.5, None]}}) + "\n")
     (logged,) = RequestLog.read(data / "log.jsonl", catalog).all_slates
-    assert logged.scores is not None and logged.scores.tolist() == [1.5, -2]
+    np.testing.assert_array_equal(logged.scores["bm25"], [1.5, np.nan])
     (data / "log.jsonl").write_text(json.dumps(request) + "\n")
-    with pytest.raises(InputError, match="scores has 0 numbers, expected one for each of items, 2"):
+    with pytest.raises(InputError, match="scores is missing, expected a number for each candidate: exit zero reads bm25"):
         RequestLog.read(data / "log.jsonl", catalog)
 
-    (data / "new.csv").write_text("user_id,item_id,rating,timestamp,bm25\n1,2,5,20000,7.5\n")
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp,score.bm25\n1,2,5,20000,7.5\n")
     build_catalog(data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer", old=data / "catalog")
     newer, split = Catalog.open(data / "newer"), Catalog.open(data / "newer").split("train")
-    assert split.scores is not None and split.scores[split.times == 20000].tolist() == [7.5]
+    assert split.scores["bm25"][split.times == 20000].tolist() == [7.5]
     assert len(newer.split("train")) == len(catalog.split("train")) + 1

@@ -76,7 +76,7 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
       if (round != 0) json += R"(,"recent":[)" + last + ",[" + last + ",false]]";
       if (round == 3) json += R"(,"as_of":35)";
     }
-    if (info.scores != 0) json += candidates == 3 ? R"(,"scores":[-0.5,2,0.25])" : R"(,"scores":[-0.5,2])";
+    if (info.scores != 0) json += candidates == 3 ? R"(,"scores":{"bm25":[-0.5,2,null]})" : R"(,"scores":{"bm25":[-0.5,2]})";
     json += "}";
     rexit_stats stats{};
     const rexit_score* scores = nullptr;

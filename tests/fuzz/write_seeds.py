@@ -43,7 +43,7 @@ REQUESTS = {
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
     "retrieve": '{"user": 103, "retrieve": 9, "recent": [3, [8, false]], "as_of": 40, "top_k": 4}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
-    "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": [0.5, -1e3]}',
+    "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": {"bm25": [0.5, null]}}',
 }
 # Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and float16.
 KERNELS = """

@@ -58,12 +58,12 @@ def test_rows_are_slates(write: Write) -> None:
     slate = next(slate for slate in file.all_slates if slate.user == "g3")
     assert (slate.prefix.tolist(), [c.tolist() for c in slate.candidates]) == ([1, 3], [[5, 3], [6], [7, 8, 9]])
     assert slate.liked.tolist() == [True, False, True] and slate.prefix.dtype == np.int32
-    assert file.lengths == (2, 3) and slate.scores is None and not file.has_scores
+    assert file.lengths == (2, 3) and slate.scores == {} and file.score_names == []
 
 
 def as_pairs(rows: list[Row]) -> list[Row]:
     """A row for each candidate: the first of every slate, then the second ones, then the third."""
-    names = {"candidates": "candidate", "label": "label", "score": "score"}
+    names = {"candidates": "candidate", "label": "label", **{f"score.{name}": f"score.{name}" for name in ("age", "bm25")}}
 
     def pair(row: Row, n: int) -> Row:
         return {names.get(name, name): value[n] if name in names else value for name, value in row.items()}
@@ -73,10 +73,15 @@ def as_pairs(rows: list[Row]) -> list[Row]:
 
 @pytest.mark.parametrize("form", [list, as_pairs])
 def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, form: Callable[[list[Row]], list[Row]]) -> None:
-    file = SlatesFile.read(write(form([{**row, "score": [1.5, -2.0, 0.0]} for row in token_rows()])))
-    assert file.has_scores and all(slate.scores.tolist() == [1.5, -2.0, 0.0] for slate in file.all_slates)
+    stages = {"score.bm25": [1.5, -2.0, 0.0], "score.age": [None, 3, None]}
+    file = SlatesFile.read(write(form([{**row, **stages} for row in token_rows()])))
+    assert file.score_names == ["age", "bm25"]
+    for slate in file.all_slates:
+        assert slate.scores["bm25"].tolist() == [1.5, -2.0, 0.0] and slate.scores["age"].dtype == np.float32
+        np.testing.assert_array_equal(slate.scores["age"], [np.nan, 3, np.nan])
     first, second = parts(next(file.all_slates), 2)
-    assert (first.scores.tolist(), second.scores.tolist()) == ([1.5, -2.0], [0.0]) and first.first(1).scores.tolist() == [1.5]
+    assert (first.scores["bm25"].tolist(), second.scores["bm25"].tolist()) == ([1.5, -2.0], [0.0])
+    assert first.first(1).scores["bm25"].tolist() == [1.5]
 
 
 def test_pairs_in_any_order_make_the_same_slates(write: Write, tmp_path: Path) -> None:
@@ -217,14 +222,14 @@ def every(**columns: Any) -> list[Row]:
         (change(2, candidates=[[1], [1 << 31], [2]]), r"line 3: candidates\[1\]\[0\] is 2147483648"),
         (change(2, label=[0, 1]), "line 3: `label` is 2 of them, expected a list of 3"),
         (change(2, label=1), "line 3: `label` is 1, expected a list of 3"),
-        (every(score=[1, 2]), "line 1: `score` is 2 of them, expected a list of 3"),
-        (every(score=[1, 2, float("inf")]), "line 1: score is inf, expected a finite number"),
-        (every(score=[1, 2, 1e39]), "line 1: score is 1e\\+39, expected a finite number"),
-        (every(score=[1, "1_000", 2]), "line 1: score is '1_000', expected a finite number"),
-        (every(score=[1, True, 2]), "line 1: score is true, expected a finite number"),
+        (every(score=[1, 2, 3]), "the column `score` does not say whose it is, expected `score.NAME`, such as `score.bm25`"),
+        (every(**{"score.bm25": [1, 2]}), "line 1: `score.bm25` is 2 of them, expected a list of 3"),
+        (every(**{"score.bm25": [1, 2, float("inf")]}), "line 1: score is inf, expected a finite number"),
+        (every(**{"score.bm25": [1, 2, 1e39]}), "line 1: score is 1e\\+39, expected a finite number"),
+        (every(**{"score.bm25": [1, "1_000", 2]}), "line 1: score is '1_000', expected a finite number"),
+        (every(**{"score.bm25": [1, True, 2]}), "line 1: score is true, expected a finite number"),
         (change(2, label=[0, None, 1]), "line 3: 1 of 3 candidates have no label, expected all or none"),
         (change(2, label=[0, float("nan"), 1]), "line 3: a label is nan"),
-        (change(2, score=[1, 2, 3]), "line 1: `score` is None, expected a list of 3"),
         (change(2, candidate=[1]), "both `candidate` and `candidates`"),
         (change(3, split="dev"), "line 1: `split` is None"),
         (every(split="dev"), "line 1: `split` is 'dev', expected one of train"),

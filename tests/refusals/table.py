@@ -82,18 +82,23 @@ def in_json(name: str, body: str | bytes, message: str, status: str = INVALID) -
     return Refusal(name, message, raw.replace(b"BASE", json.dumps(GOOD)[1:-1].encode()), status)
 
 
-PROMPT: dict[str, Any] = {"prefix": [3], "candidates": [[6], [7, 8]], "scores": [1.5, -2]}
+PROMPT: dict[str, Any] = {"prefix": [3], "candidates": [[6], [7, 8]], "scores": {"bm25": [1.5, -2]}}
 """A good request of a reranker whose exit zero reads the first stage's scores."""
 SCORES: list[tuple[Any, str]] = [
-    (None, "scores is missing, expected a number for each candidate: exit zero reads it"),
-    ([], "scores has 0 numbers, expected one for each of candidates, 2"),
-    ([1.5], "scores has 1 numbers, expected one for each of candidates, 2"),
-    ([1, 2, 3], "scores has 3 numbers, expected one for each of candidates, 2"),
-    ([1, 1e39], "scores[1] is inf, expected a finite number"),
-    ([1, -1e39], "scores[1] is -inf, expected a finite number"),
-    ([1, "2"], "scores[1] is '2', expected a number"),
-    ([True, 2], "scores[0] is true, expected a number"),
-    (7, "scores is 7, expected an array of numbers"),
+    (None, "scores is missing, expected a number for each candidate: exit zero reads bm25"),
+    ({}, "scores is empty, expected a number for each candidate: exit zero reads bm25"),
+    ({"bm25": None}, "scores is empty, expected a number for each candidate: exit zero reads bm25"),
+    ({"bm25": []}, "scores.bm25 has 0 numbers, expected one for each of candidates, 2"),
+    ({"bm25": [1.5]}, "scores.bm25 has 1 numbers, expected one for each of candidates, 2"),
+    ({"bm25": [1, 2, 3]}, "scores.bm25 has 3 numbers, expected one for each of candidates, 2"),
+    ({"bm25": [1, 1e39]}, "scores.bm25[1] is inf, expected a finite number or null"),
+    ({"bm25": [1, -1e39]}, "scores.bm25[1] is -inf, expected a finite number or null"),
+    ({"bm25": [1, "2"]}, "scores.bm25[1] is '2', expected a number or null"),
+    ({"bm25": [True, 2]}, "scores.bm25[0] is true, expected a number or null"),
+    ({"bm25": 7}, "scores.bm25 is 7, expected an array of numbers"),
+    ({"vector": [1, 2]}, "scores.vector: exit zero reads no such score, it reads bm25"),
+    ([1, 2], "scores is an array, expected an object of arrays of numbers by name"),
+    (7, "scores is 7, expected an object of arrays of numbers by name"),
 ]
 """What is refused in the place of its scores."""
 
@@ -114,7 +119,7 @@ REFUSALS = [
     fields("items to retrieve and to score", {"retrieve": 3}, "retrieve is set, and so is items: expected one of them"),
     fields("no items, and some to retrieve", {"items": [], "retrieve": 3}, "retrieve is set, and so is items: …"),
     fields(
-        "scores of what is retrieved", {"items": None, "retrieve": 1, "scores": [1]}, "scores is set, but nothing reads it for…"
+        "scores of what is retrieved", {"items": None, "retrieve": 1, "scores": {}}, "scores is set, but nothing reads it for…"
     ),
     fields(
         "an unknown user to retrieve for",
@@ -138,10 +143,9 @@ REFUSALS = [
     fields("a user of a wrong type", {"user": "x"}, "user is 'x', the catalog's ids are integers"),
     fields("a user that is a truth", {"user": True}, "user is true, expected a 64-bit integer or a string"),
     fields("a user out of range", {"user": 1 << 63}, "user is 9223372036854775808, expected a 64-bit integer or a string"),
-    fields("scores that nothing reads", {"scores": [1.5, 2]}, "scores is set, but nothing reads it for such a request"),
-    fields("scores of other items", {"scores": [1.5]}, "scores has 1 numbers, expected one for each of items, 2"),
-    fields("a score that is a text", {"scores": [1, "2"]}, "scores[1] is '2', expected a number"),
-    fields("scores that are a text", {"scores": "12"}, "scores is '12', expected an array of numbers"),
+    fields("scores that nothing reads", {"scores": {}}, "scores is set, but nothing reads it for such a request"),
+    fields("a name of scores", {"scores": {"a": [1.5, 2]}}, "scores.a: exit zero reads no such score, it reads none"),
+    fields("scores that are a text", {"scores": "12"}, "scores is '12', expected an object of arrays of numbers by name"),
     fields("a top_k below 0", {"top_k": -1}, "top_k is -1, expected an integer from 0 to 2147483647"),
     fields("a time that is a text", {"as_of": "soon"}, "as_of is 'soon', expected a 64-bit integer"),
     fields("a deadline below 0", {"deadline_ms": -1}, f"deadline_ms is -1, {DEADLINE}"),

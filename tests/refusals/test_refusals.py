@@ -79,7 +79,8 @@ DEVICE = "expected one of tv, phone, 7"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scores": [math.nan, 1.0]}, "scores[0] is null, expected a number"),
+        ({"scores": {"a": [1.0, math.inf]}}, "scores.a[1] is inf, expected a finite number"),
+        ({"scores": {"a": np.array([-math.inf])}}, "scores.a[0] is -inf, expected a finite number"),
         ({"items": np.array([3.0, 8.0])}, "items[0] is 3.0, expected a 64-bit integer or a string"),
         ({"items": 3}, "items is 3, expected an array of ids"),
         ({"items": np.array([True, False])}, "items[0] is true, expected a 64-bit integer or a string"),

@@ -192,10 +192,10 @@ def test_without_a_catalog_exit_zero_answers_as_recorded(bundle: Path) -> None:
     zero = np.linspace(-2, 2, len(recorded), dtype=np.float32)
     drop_catalog(bundle)
     add_score_exit(bundle)
-    edit_golden(bundle, log_odds=np.column_stack([zero, recorded]))
+    edit_golden(bundle, **{"log_odds": np.column_stack([zero, recorded]), "score.bm25": zero})
     found = check(bundle, 1)
     assert found.log_odds == "" and found.trace[:, 0].tolist() == zero[len(ITEMS) : 2 * len(ITEMS)].tolist()
-    zero[-1] = np.nan
-    edit_golden(bundle, log_odds=np.column_stack([zero, recorded]))
-    with pytest.raises(BundleError, match="`log_odds` of candidate 79 is not finite"):
+    zero[-1] = np.inf
+    edit_golden(bundle, **{"score.bm25": zero})
+    with pytest.raises(BundleError, match=r"`score\.bm25` of slate 3 is inf, expected a finite number or NaN"):
         check(bundle, 3)

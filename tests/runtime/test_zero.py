@@ -15,7 +15,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.model import EXITS
-from builders.bundles.zero import NUMBERS, add_score_exit, column_graph, tree_graph, with_numbers, write_zero
+from builders.bundles.zero import MISSING, NUMBERS, SCORES, add_score_exit, column_graph, tree_graph, with_numbers, write_zero
 from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import InputError
@@ -39,7 +39,7 @@ def test_the_other_exits_answer_as_without_it(folder: Path, tmp_path: Path) -> N
     plain = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50)))
     session = runtime.open(folder)
     assert [exit_.layers for exit_ in session.exits] == DEPTHS.tolist()
-    assert (session.info.exits, session.info.segments, session.info.scores) == (4, 3, False)
+    assert (session.info.exits, session.info.segments, session.info.scores) == (4, 3, [])
     for user in USER_IDS:
         trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
         np.testing.assert_array_equal(trace[:, 1:], plain.trace(user, ITEM_IDS, as_of=AS_OF))
@@ -94,22 +94,33 @@ def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path:
 
 
 def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path: Path) -> None:
-    reading = write_bundle(tmp_path / "bundle", BundleOptions(with_numbers(make_catalog(), [*NUMBERS[:1], {"op": "score"}])))
-    write_zero(reading, column_graph(2, 1))
+    reading = write_bundle(tmp_path / "bundle", BundleOptions(with_numbers(make_catalog(), [*NUMBERS[:1], *SCORES])))
+    write_zero(reading, column_graph(3, 2))
     session, scores = runtime.open(reading), np.linspace(-3, 3, len(ITEM_IDS), dtype=np.float32)
-    assert session.info.scores
-    answers = session.score(USER, ITEM_IDS, scores=scores, force_exit=0)
-    np.testing.assert_array_equal(answers.log_odds, scores)
-    body = f'{{"user": {USER}, "items": {ITEM_IDS}, "scores": {scores.tolist()}, "force_exit": 0}}'
+    assert session.info.scores == ["bm25", "age"]
+    missing = np.where(np.arange(len(ITEM_IDS)) % 3 == 0, np.float32(np.nan), scores)
+    for given, expected in (
+        ({"age": scores}, scores),
+        ({"age": missing, "bm25": scores[::-1]}, np.where(np.isnan(missing), np.float32(MISSING), missing)),
+        ({"bm25": scores}, np.full_like(scores, MISSING)),
+    ):
+        answers = session.score(USER, ITEM_IDS, scores=given, force_exit=0)
+        np.testing.assert_array_equal(answers.log_odds, expected)
+    body = f'{{"user": {USER}, "items": {ITEM_IDS}, "scores": {{"age": {scores.tolist()}}}, "force_exit": 0}}'
     assert [entry["exit"] for entry in json.loads(session.score_json(body).text)["scores"]] == [0] * len(ITEM_IDS)
     plain = runtime.open(folder)
     for opened, given, message in (
-        (session, None, "scores is missing, expected a number for each candidate: exit zero reads it"),
-        (session, scores[:-1], "scores has 19 numbers, expected one for each of items, 20"),
-        (session, [np.inf] * 20, r"scores\[0\] is null, expected a number"),
-        (session, [1e39] * 20, r"scores\[0\] is inf, expected a finite number"),
-        (session, ["1"] * 20, r"scores\[0\] is '1', expected a number"),
-        (plain, scores, "scores is set, but nothing reads it"),
+        (session, None, "scores is missing, expected a number for each candidate: exit zero reads bm25, age"),
+        (session, {}, "scores is empty, expected a number for each candidate: exit zero reads bm25, age"),
+        (session, {"bm25": None}, "scores is empty"),
+        (session, {"age": scores[:-1]}, r"scores\.age has 19 numbers, expected one for each of items, 20"),
+        (session, {"vector": scores}, r"scores\.vector: exit zero reads no such score, it reads bm25, age"),
+        (session, {"age": [*scores[:-1], -np.inf]}, r"scores\.age\[19\] is -inf, expected a finite number"),
+        (session, {"age": [1e39] * 20}, r"scores\.age\[0\] is inf, expected a finite number or null"),
+        (session, {"age": ["1"] * 20}, r"scores\.age\[0\] is '1', expected a number or null"),
+        (session, scores, "scores is an array, expected an object of arrays of numbers by name"),
+        (plain, {"age": scores}, r"scores\.age: exit zero reads no such score, it reads none"),
+        (plain, {}, "scores is set, but nothing reads it"),
     ):
         with pytest.raises(InputError, match=message):
             opened.score(USER, ITEM_IDS, scores=given)
@@ -118,18 +129,18 @@ def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path
 def test_exit_zero_of_a_catalog_answers_no_token_ids(folder: Path) -> None:
     """The scores that such a request could bring are not the numbers that its graph reads."""
     with pytest.raises(InputError, match="candidates is set, but the bundle's exit zero reads its catalog"):
-        runtime.open(folder).score(Request.tokens([1], [[2], [3]], [1.0, 2.0]))
+        runtime.open(folder).score(Request.tokens([1], [[2], [3]]))
 
 
-def test_without_a_catalog_the_scores_are_exit_zero(tmp_path: Path) -> None:
+def test_without_a_catalog_exit_zero_reads_the_scores(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     drop_catalog(folder)
     without = runtime.open(folder).trace(Request.tokens([1, 2], [[3, 4], [5], [6, 7]]))
     add_score_exit(folder)
     session = runtime.open(folder)
-    request = Request.tokens([1, 2], [[3, 4], [5], [6, 7]], [0.5, -2.0, 7.0])
+    request = Request.tokens([1, 2], [[3, 4], [5], [6, 7]], {"bm25": [0.5, -2.0, 7.0]})
     trace = session.trace(request)
-    assert session.info.scores and trace[:, 0].tolist() == [0.5, -2.0, 7.0]
+    assert session.info.scores == ["bm25"] and trace[:, 0].tolist() == [0.5, -2.0, 7.0]
     np.testing.assert_array_equal(trace[:, 1:], without)
     write_policy(folder, first([1, None, None, None]))
     scores = runtime.open(folder).score(request)

@@ -187,7 +187,7 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
     queries = ["wing drag", "wing drag", "drag wing"]
     with Audited(bundle, log=tmp_path / "audit.jsonl") as service:
         for n, query in enumerate(queries, 1):
-            service.submit(RerankRequest(query, ["wing", "heat flow", "drag"], scores).job())
+            service.submit(RerankRequest(query, ["wing", "heat flow", "drag"], scores and {"bm25": scores}).job())
             wait(lambda n=n: service.watch.slates == n)  # type: ignore[misc]
         assert service.watch.test.capital.count == 2
     audits = service.logged(tmp_path / "audit.jsonl")

@@ -74,15 +74,15 @@ def test_best_first(service: Service, session: runtime.Session) -> None:
 def test_the_first_stages_scores(tmp_path: Path) -> None:
     bundle = write_reranker(tmp_path / "bundle", zero=True)
     with serving(Pool(partial(runtime.open, bundle), 1, 4), Limits(max_items=8)) as service:
-        scored = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores=[5, 4, 3, 2, 1], top_n=2)
+        scored = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores={"bm25": [5, 4, 3, None, 1]}, top_n=2)
         assert scored.status == 200 and len(scored.json["results"]) == 2
         missing = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS)
-        short = post(service, "/rerank", query="wing drag", texts=DOCUMENTS, scores=[5, 4])
+        short = post(service, "/rerank", query="wing drag", texts=DOCUMENTS, scores={"bm25": [5, 4]})
         for name in ("jina", "llama_index_tei", "cohere_v2"):
             request = json.loads((REQUESTS / f"{name}.json").read_text())
             reply = post(service, request["path"], **request["body"])
             assert reply.status == 422 and reply.json["error"].startswith("scores is missing, expected a number"), reply.text
-    assert missing.status == short.status == 422 and "scores" in missing.text and "scores has 2" in short.text
+    assert missing.status == short.status == 422 and "scores" in missing.text and "scores.bm25 has 2" in short.text
 
 
 SENT = ["A wing at high speed", "Heat flow in a layer"]

@@ -225,8 +225,9 @@ typedef struct rexit_bundle_info {
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
   size_t segments;           /* as many as exits, or one less with exit zero */
-  int32_t scores;            /* 1: exit zero reads a request's `scores`: requests must have them */
-  float rounding;            /* a score's log-odds may be as far from those of a trace; relative above 1 */
+  size_t scores;             /* so many first stages' `scores` of a request exit zero reads: requests must have some of them */
+  const char* const* score_names; /* [scores]; valid until the bundle is closed */
+  float rounding;                 /* a score's log-odds may be as far from those of a trace; relative above 1 */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);

@@ -299,7 +299,7 @@ struct Tokens {
 };
 
 // Writes a request; docs/format/request.md lists its fields. Setters return *this, for chaining; each is called once at most,
-// except input(). The library checks everything when the request is scored.
+// except input() and scores(). The library checks everything when the request is scored.
 class Request {
  public:
   // For a user; items() or retrieve() says what is scored.
@@ -335,8 +335,14 @@ class Request {
     std::visit([&](const auto& of_kind) { write_input(json, of_kind); }, value);
     return *this;
   }
-  // The first stage's numbers, one for each candidate.
-  Request& scores(const std::vector<float>& scores) { return detail::write(field("scores"), scores), *this; }
+  // A first stage's numbers, one for each candidate, NaN where there is none; one call for each name. Throws
+  // std::invalid_argument for an infinite number.
+  Request& scores(std::string_view name, const std::vector<float>& numbers) {
+    for (const float number : numbers)
+      if (std::isinf(number))
+        throw std::invalid_argument("scores." + std::string(name) + " has an infinite number, expected finite ones or NaN");
+    return detail::write(detail::write_key(scores_, name), numbers), *this;
+  }
   Request& top_k(std::size_t k) { return detail::write(field("top_k"), static_cast<std::int64_t>(k)), *this; }
   Request& deadline_ms(double milliseconds) { return detail::write(field("deadline_ms"), milliseconds), *this; }
   Request& force_exit(std::size_t exit) { return detail::write(field("force_exit"), static_cast<std::int64_t>(exit)), *this; }
@@ -344,6 +350,7 @@ class Request {
   std::string json() const {
     std::string fields = fields_;
     if (!inputs_.empty()) ((detail::write_key(fields, "inputs") += '{') += inputs_) += '}';
+    if (!scores_.empty()) ((detail::write_key(fields, "scores") += '{') += scores_) += '}';
     return '{' + fields + '}';
   }
 
@@ -354,7 +361,7 @@ class Request {
 
   std::string& field(std::string_view name) { return detail::write_key(fields_, name); }
 
-  std::string fields_, inputs_;  // insides of objects
+  std::string fields_, inputs_, scores_;  // insides of objects
 };
 
 // What the caller of a request decides; see rexit_call_options.

@@ -16,7 +16,13 @@
 using namespace rexit::core;
 
 struct rexit_bundle {
+  explicit rexit_bundle(std::shared_ptr<const LoadedBundle> opened) : loaded(std::move(opened)) {
+    if (!loaded->bundle.reads_scores()) return;
+    for (const std::string& name : loaded->bundle.program().scores) score_names.push_back(name.c_str());
+  }
+
   std::shared_ptr<const LoadedBundle> loaded;
+  std::vector<const char*> score_names;  // of exit zero
 };
 
 struct rexit_session {
@@ -250,7 +256,8 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.prior_shift = opened.policy().prior_shift;
     info.policy_sha256 = opened.policy_sha256().c_str();
     info.segments = opened.segments();
-    info.scores = opened.reads_scores() ? 1 : 0;
+    info.scores = bundle->score_names.size();
+    info.score_names = bundle->score_names.data();
     info.rounding = opened.variant().rounding();
     *info_out = info;
   });

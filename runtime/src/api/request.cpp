@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,7 +38,7 @@ constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"recent", "an array of ITEM, [ITEM, true] or [ITEM, false]"},
                                 {"as_of", "a 64-bit integer"},
                                 {"inputs", "an object of values by name"},
-                                {"scores", "an array of numbers"},
+                                {"scores", "an object of arrays of numbers by name"},
                                 {"prefix", "an array of token ids"},
                                 {"candidates", "an array of arrays of token ids"},
                                 {"top_k", "an integer from 0 to 2147483647"},
@@ -80,7 +81,12 @@ void check_exit(std::size_t exit, const Bundle& bundle) {
 class Reader final : public nlohmann::json_sax<nlohmann::json> {
  public:
   Reader(const Bundle& bundle, Request& request)
-      : bundle_(bundle), to_(request), inputs_(bundle.program().inputs), has_input_(inputs_.size()) {}
+      : bundle_(bundle),
+        to_(request),
+        inputs_(bundle.program().inputs),
+        has_input_(inputs_.size()),
+        has_score_(request.scores.size()),
+        score_arrays_(request.scores.size()) {}
 
   bool null() override { return take({Scalar::Kind::null, "null"}); }
   bool boolean(bool value) override { return take({Scalar::Kind::boolean, value ? "true" : "false", value ? 1 : 0}); }
@@ -96,12 +102,13 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(std::size_t) override {
     if (place_ == Place::document) return enter(Place::request);
     if (place_ == Place::request && field_ == Field::inputs) return enter(Place::inputs);
+    if (place_ == Place::request && field_ == Field::scores) return enter(Place::scores);
     refuse("an object");
   }
   bool end_object() override { return enter(place_ == Place::request ? Place::document : Place::request); }
   bool key(string_t& key) override {
-    if (place_ == Place::inputs) {
-      begin_input(key);
+    if (place_ == Place::inputs || place_ == Place::scores) {
+      place_ == Place::inputs ? begin_input(key) : begin_score(key);
       return true;
     }
     field_ = field_of(key);
@@ -122,6 +129,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       if (!input().is_text()) input().refuse("token ids");
       return enter(Place::input_tokens);
     }
+    if (place_ == Place::scores) {
+      score_arrays_[score_] = true;
+      return enter(Place::score);
+    }
     if (place_ != Place::request) refuse("an array");
     switch (field_) {
       case Field::items:
@@ -132,8 +143,6 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return enter(Place::prefix);
       case Field::candidates:
         return enter(Place::candidates);
-      case Field::scores:
-        return enter(Place::scores);
       default:
         refuse("an array");
     }
@@ -148,6 +157,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return enter(Place::inputs);
       case Place::candidate:
         return enter(Place::candidates);
+      case Place::score:
+        return enter(Place::scores);
       default:
         return enter(Place::request);
     }
@@ -169,7 +180,20 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   // What encloses the next value.
-  enum class Place { document, request, items, recent, verdict, inputs, input_tokens, prefix, candidates, candidate, scores };
+  enum class Place {
+    document,
+    request,
+    items,
+    recent,
+    verdict,
+    inputs,
+    input_tokens,
+    prefix,
+    candidates,
+    candidate,
+    scores,
+    score
+  };
 
   bool has(Field field) const noexcept { return (present_ & bit(field)) != 0; }
 
@@ -199,7 +223,23 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     has_input_[input_] = true;
   }
 
+  void begin_score(std::string_view name) {
+    const std::vector<std::string>& names = bundle_.program().scores;
+    score_ = static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+    if (score_ == names.size())
+      fail(REXIT_INVALID_ARGUMENT, "scores.", shortened(name), ": exit zero reads no such score, it reads ", score_names());
+    if (has_score_[score_]) fail(REXIT_INVALID_ARGUMENT, "scores.", shortened(name), " appears twice in the request");
+    has_score_[score_] = true;
+  }
+
+  std::string score_names() const {
+    std::string list;
+    for (const std::string& name : bundle_.program().scores) list += (list.empty() ? "" : ", ") + name;
+    return list.empty() ? "none" : list;
+  }
+
   const Input& input() const noexcept { return inputs_[input_]; }
+  std::vector<float>& score() const noexcept { return to_.scores[score_]; }
   Codes& codes() const noexcept { return to_.query.inputs[input_]; }
 
   bool take_integer(std::int64_t value) {
@@ -239,13 +279,21 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         ++to_.tokens.counts.back();
         return true;
       case Place::scores:
-        if (!value.is_number()) refuse(value.shown());
-        to_.scores.push_back(static_cast<float>(value.number));
-        if (const float score = to_.scores.back(); !std::isfinite(score))
-          fail(REXIT_INVALID_ARGUMENT, indexed("scores", to_.scores.size() - 1), " is ", score, ", expected a finite number");
+        if (!value.is(Scalar::Kind::null)) refuse(value.shown());
+        return true;
+      case Place::score:
+        take_score(value);
         return true;
     }
     return false;
+  }
+
+  void take_score(const Scalar& value) {
+    const bool is_missing = value.is(Scalar::Kind::null);
+    if (!is_missing && !value.is_number()) refuse(value.shown());
+    const float number = is_missing ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(value.number);
+    if (std::isinf(number)) fail(REXIT_INVALID_ARGUMENT, path(), " is ", number, ", expected a finite number or null");
+    score().push_back(number);
   }
 
   void take_field(const Scalar& value) {
@@ -369,16 +417,20 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       fail(REXIT_INVALID_ARGUMENT, "retrieve is ", to_.query.retrieve, ", the catalog has ", items, " items");
   }
 
-  // The request must have scores exactly if exit zero reads them.
-  void check_scores() const {
-    const std::size_t count = to_.scores.size(), candidates = to_.candidates();
-    if (has(Field::scores) && !has(Field::retrieve) && count != candidates)
-      fail(REXIT_INVALID_ARGUMENT, "scores has ", count, " numbers, expected one for each of ",
-           to_.by_tokens ? "candidates" : "items", ", ", candidates);
-    if (bundle_.reads_scores() == has(Field::scores)) return;
-    fail(REXIT_INVALID_ARGUMENT, has(Field::scores)
-                                     ? "scores is set, but nothing reads it for such a request"
-                                     : "scores is missing, expected a number for each candidate: exit zero reads it");
+  // The request must have scores exactly if exit zero reads them. Names that it does not have are missing.
+  void check_scores() {
+    if (has(Field::scores) && !bundle_.reads_scores())
+      fail(REXIT_INVALID_ARGUMENT, "scores is set, but nothing reads it for such a request");
+    const std::size_t candidates = to_.candidates();
+    for (score_ = 0; score_ < to_.scores.size(); ++score_)
+      if (!score_arrays_[score_])
+        score().assign(candidates, std::numeric_limits<float>::quiet_NaN());
+      else if (score().size() != candidates)
+        fail(REXIT_INVALID_ARGUMENT, "scores.", bundle_.program().scores[score_], " has ", score().size(),
+             " numbers, expected one for each of ", to_.by_tokens ? "candidates" : "items", ", ", candidates);
+    if (bundle_.reads_scores() && std::count(score_arrays_.begin(), score_arrays_.end(), true) == 0)
+      fail(REXIT_INVALID_ARGUMENT, has(Field::scores) ? "scores is empty" : "scores is missing",
+           ", expected a number for each candidate: exit zero reads ", score_names());
   }
 
   // The path of the value that is being read.
@@ -405,7 +457,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Place::candidate:
         return indexed(indexed("candidates", to_.tokens.counts.size() - 1), to_.tokens.counts.back());
       case Place::scores:
-        return indexed("scores", to_.scores.size());
+        return "scores." + bundle_.program().scores[score_];
+      case Place::score:
+        return indexed("scores." + bundle_.program().scores[score_], score().size());
     }
     return {};
   }
@@ -431,7 +485,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Place::candidate:
         return token_expected;
       case Place::scores:
-        return "a number";
+        return "an array of numbers";
+      case Place::score:
+        return "a number or null";
     }
     return "";
   }
@@ -449,8 +505,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   const Bundle& bundle_;
   Request& to_;
   const std::vector<Input>& inputs_;
-  std::vector<bool> has_input_;  // [inputs_]: whether the request names it
-  std::size_t input_ = 0;        // the input that is being read
+  std::vector<bool> has_input_;                 // [inputs_]: whether the request names it
+  std::size_t input_ = 0;                       // the input that is being read
+  std::vector<bool> has_score_, score_arrays_;  // [Program::scores]: whether the request names it, and has it
+  std::size_t score_ = 0;                       // the score that is being read
   Place place_ = Place::document;
   Field field_{};
   unsigned keys_ = 0;     // bits, by Field
@@ -508,7 +566,7 @@ void read_request(std::string_view json, const Bundle& bundle, Request& out) {
   if (json.size() > max_request_bytes)
     fail(REXIT_INVALID_ARGUMENT, "the request has ", json.size(), " bytes, expected at most ", max_request_bytes);
   if (const std::string error = unparsed_bytes_error(json); !error.empty()) fail(REXIT_INVALID_ARGUMENT, error);
-  out.clear(bundle.program().inputs.size());
+  out.clear(bundle.program());
   const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   Reader reader(bundle, out);
   nlohmann::json::sax_parse(json.begin(), json.end(), &reader);

@@ -13,7 +13,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr char manifest_name[] = "manifest.json";
+constexpr char manifest_name[] = "manifest.json", zero_name[] = "zero.onnx";
 
 // Far above any real model; products of some of them still exceed 64 bits.
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
@@ -194,9 +194,16 @@ struct ActiveCatalog {
   std::string exported_sha256;  // of the catalog from the export, which the variants name
 };
 
-// Hints for a bundle without a catalog: the longest prefix and candidate of its export.
-Program read_lengths(const Json& tokens, std::size_t max_positions) {
+// What a bundle without a catalog knows of its requests: the scores that exit zero reads and, as hints, the longest prefix and
+// candidate of its export.
+Program read_tokens(const Json& tokens, std::size_t max_positions) {
   Program program;
+  if (tokens.has("scores")) program.scores = tokens.at("scores").strings();
+  for (const std::string& name : program.scores) {
+    if (name.empty() || std::count(program.scores.begin(), program.scores.end(), name) != 1)
+      fail(REXIT_CORRUPT, tokens.at("scores").where(), ": `", name, "` is empty or appears twice");
+    program.numbers.push_back({NumberKind::score, 0, program.numbers.size()});
+  }
   program.max_prefix_tokens = std::min(tokens.at("max_prefix_tokens").size(0, max_length), max_positions);
   program.max_candidate_tokens = std::min(tokens.at("max_candidate_tokens").size(1, max_length), max_positions);
   return program;
@@ -278,10 +285,12 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
   if (catalog)
     catalog_ = std::make_unique<const Catalog>(folder_, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
-    tokens_only_ = read_lengths(manifest.at("tokens"), variant_.max_positions);
+    tokens_only_ = read_tokens(manifest.at("tokens"), variant_.max_positions);
 
-  if (has_zero_ && catalog && catalog_->program.numbers.empty())
-    fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but the catalog's prompt has no `numbers`");
+  if (has_zero_ && program().numbers.empty())
+    fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but ",
+         catalog ? "the catalog's prompt has no `numbers`" : "`tokens` has no `scores`");
+  if (has_zero_ && !catalog) file_entry(files, zero_name, folder_.where(manifest_name));  // it is listed
 
   const bool has_vectors = program().has_vectors();
   if (has_vectors == variant_.segments.front().vectors.empty())
@@ -296,8 +305,10 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
 
 std::string Bundle::where_exit(std::size_t exit) const {
   if (exit >= exit_of(0)) return variant_.segments[exit - exit_of(0)].graph;
-  return has_catalog() ? catalog_->zero : "request.scores";
+  return zero();
 }
+
+std::string Bundle::zero() const { return has_catalog() ? catalog_->zero : zero_name; }
 
 bool Bundle::changed() const {
   return digest_of(folder_, manifest_name) != manifest_sha256_ ||

@@ -91,7 +91,7 @@ class Bundle {
   const Conditions& calibrated_on() const noexcept { return calibrated_on_; }  // the policy's conditions
   bool has_catalog() const noexcept { return catalog_ != nullptr; }
   const Catalog& catalog() const noexcept { return *catalog_; }  // only if has_catalog()
-  // Without a catalog: empty, with the lengths that the manifest gives.
+  // Without a catalog: empty, with the lengths and numbers that the manifest gives.
   const Program& program() const noexcept { return catalog_ != nullptr ? catalog_->program : tokens_only_; }
   // Token ids of a text input are below this: its tokens are the tokenizer's, which may have fewer than the model.
   std::size_t text_vocabulary() const noexcept { return static_cast<std::size_t>(program().first_vector); }
@@ -111,17 +111,17 @@ class Bundle {
   }
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
-  // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one it is the
-  // request's scores.
+  // Exit zero is an exit before the first segment. Its graph reads the program's numbers.
   bool has_zero() const noexcept { return has_zero_; }
+  std::string zero() const;  // path in the bundle of that graph
   std::size_t segments() const noexcept { return variant_.segments.size(); }
   std::size_t exits() const noexcept { return exit_of(segments()); }
   std::size_t exit_of(std::size_t segment) const noexcept { return segment + (has_zero_ ? 1 : 0); }
   std::size_t depth(std::size_t exit) const noexcept { return exit < exit_of(0) ? 0 : variant_.segments[exit - exit_of(0)].end; }
-  // The graph behind an exit, or what else answers there, for messages.
+  // The graph behind an exit, for messages.
   std::string where_exit(std::size_t exit) const;
   // Whether a request must bring scores.
-  bool reads_scores() const noexcept { return has_zero_ && (!has_catalog() || catalog_->program.reads_scores()); }
+  bool reads_scores() const noexcept { return has_zero_ && !program().scores.empty(); }
 
  private:
   Folder folder_;

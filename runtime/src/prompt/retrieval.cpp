@@ -291,14 +291,15 @@ float Retrieval::number(const Number& number, Row item, LikeCount history) {
   return 0;
 }
 
-void Retrieval::numbers(const float* scores, std::vector<float>& out) {
+void Retrieval::numbers(const StageScores& scores, std::vector<float>& out) {
   const std::vector<Number>& kinds = catalog_.program.numbers;
   out.clear();
   const LikeCount history = history_likes();
   for (std::size_t i = 0; i < items_.size(); ++i) {
     deadline_->check("exit zero's numbers");  // a candidate may read fewer rows than count_rows() checks it by
     begin_part();
-    for (const Number& kind : kinds) out.push_back(kind.kind == NumberKind::score ? scores[i] : number(kind, items_[i], history));
+    for (const Number& kind : kinds)
+      out.push_back(kind.kind == NumberKind::score ? scores[kind.column][i] : number(kind, items_[i], history));
   }
 }
 

@@ -71,9 +71,8 @@ class Retrieval {
   // A user's latest visible verdict on an item.
   std::optional<bool> verdict(Row user, Row item);
 
-  // What exit zero reads: [items(), program.numbers]; NaN where there is nothing to read. `scores`: the request's,
-  // [items()], if the program reads them.
-  void numbers(const float* scores, std::vector<float>& out);
+  // What exit zero reads: [items(), program.numbers]; NaN where there is nothing to read. `scores`: the request's.
+  void numbers(const StageScores& scores, std::vector<float>& out);
 
   // [H]: the mean of vectors.liked_item() over this user's likes, with repetitions; vectors.no_likes() for a user without likes.
   // Throws REXIT_CORRUPT for a vector that is not finite.

@@ -38,12 +38,12 @@ class GoldenSamples {
     candidate_tokens_ = file_.array<std::int32_t>("candidate_tokens", {std::nullopt});
     check_offsets(file_, "prefix_offsets", prefixes_, prefix_tokens_.size);
     check_offsets(file_, "candidate_offsets", candidates_, candidate_tokens_.size);
-    if (!bundle.has_catalog()) return;
     const Program& program = bundle.program();
+    for (const std::string& name : program.scores) scores_.push_back(file_.array<float>("score." + name, {candidates}));
+    if (!bundle.has_catalog()) return;
     users_ = file_.array<std::int32_t>("user", {size()});
     items_ = file_.array<std::int32_t>("item", {candidates});
     times_ = file_.array<std::int64_t>("as_of", {size()});
-    if (bundle.reads_scores()) scores_ = file_.array<float>("score", {candidates});
     if (program.inputs.empty()) return;
     inputs_ = file_.array<std::int64_t>("input_offsets", {size() * program.inputs.size() + 1});
     codes_ = file_.array<std::int32_t>("input_codes", {std::nullopt});
@@ -126,15 +126,14 @@ class GoldenSamples {
     for (std::size_t i = begin; i < end; ++i) tokens.counts.push_back(at(candidates_, i + 1) - at(candidates_, i));
   }
 
-  // Without a catalog, the scores are exit zero's log-odds.
   void read_scores(std::size_t slate) {
-    const bool has_catalog = bundle_.has_catalog();
-    request_.scores.clear();
-    if (!bundle_.reads_scores()) return;
-    for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i) {
-      request_.scores.push_back(has_catalog ? scores_[i] : log_odds_[i * bundle_.exits()]);
-      if (!std::isfinite(request_.scores.back()))
-        fail(REXIT_CORRUPT, file_.path(), ": `", has_catalog ? "score" : "log_odds", "` of candidate ", i, " is not finite");
+    request_.scores.resize(scores_.size());
+    for (std::size_t s = 0; s < scores_.size(); ++s) {
+      request_.scores[s].assign(scores_[s].data + at(slates_, slate), scores_[s].data + at(slates_, slate + 1));
+      for (const float score : request_.scores[s])
+        if (std::isinf(score))
+          fail(REXIT_CORRUPT, file_.path(), ": `score.", bundle_.program().scores[s], "` of slate ", slate, " is ", score,
+               ", expected a finite number or NaN");
     }
   }
 
@@ -153,7 +152,8 @@ class GoldenSamples {
   const Bundle& bundle_;
   Safetensors file_;
   Offsets slates_, prefixes_, candidates_, inputs_;
-  Array<float> log_odds_, scores_;
+  Array<float> log_odds_;
+  std::vector<Array<float>> scores_;  // [Program::scores]
   Array<std::int32_t> users_, items_, codes_, prefix_tokens_, candidate_tokens_;
   Array<std::int64_t> times_;
   Request request_;

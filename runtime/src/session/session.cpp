@@ -29,6 +29,13 @@ void rank(const Request& request, const std::vector<Answer>& answers, std::vecto
   scores.resize(count);
 }
 
+// What exit zero reads of a request by token ids: [candidates, numbers].
+void score_numbers(const Request& request, const std::vector<Number>& numbers, std::vector<float>& out) {
+  out.clear();
+  for (std::size_t i = 0; i < request.candidates(); ++i)
+    for (const Number& number : numbers) out.push_back(request.scores[number.column][i]);
+}
+
 // The longest prefix, with as many of the longest candidates as fit into a pass.
 struct LargestPass {
   explicit LargestPass(const Bundle& bundle) {
@@ -73,7 +80,7 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
 
 }  // namespace
 
-void Request::clear(std::size_t inputs) {
+void Request::clear(const Program& program) {
   id.clear();
   user.clear();
   by_tokens = has_policy = false;
@@ -82,12 +89,13 @@ void Request::clear(std::size_t inputs) {
   query.retrieve = 0;
   query.recent.clear();
   query.as_of.reset();
-  query.inputs.resize(inputs);
+  query.inputs.resize(program.inputs.size());
   for (Codes& codes : query.inputs) codes.clear();
   tokens.prefix.clear();
   tokens.candidates.clear();
   tokens.counts.clear();
-  scores.clear();
+  scores.resize(program.scores.size());
+  for (std::vector<float>& stage : scores) stage.clear();
   force_exit.reset();
   deadline_us = 0;
   top_k = 0;
@@ -95,16 +103,17 @@ void Request::clear(std::size_t inputs) {
 
 std::size_t Request::memory() const noexcept {
   const auto bytes = [](const auto&... lists) { return (... + (lists.capacity() * sizeof(*lists.data()))); };
-  std::size_t codes = 0;
-  for (const Codes& input : query.inputs) codes += bytes(input);
-  return codes + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts, scores);
+  std::size_t lists = 0;
+  for (const Codes& input : query.inputs) lists += bytes(input);
+  for (const std::vector<float>& stage : scores) lists += bytes(stage);
+  return lists + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts);
 }
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)
     : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()),
       make_backend(reusable_segments(opened, bundle)),
       start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()),
-      zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
+      zero(bundle.has_zero() ? load_zero(bundle) : nullptr) {}
 
 std::shared_ptr<const PinnedStart> LoadedBundle::make_start() const {
   return std::make_shared<const PinnedStart>(bundle, make_backend);
@@ -162,8 +171,10 @@ void Session::begin(const Request& request, const Deadline& deadline, rexit_stat
   std::vector<float>& zero = state_->zero;
   zero.clear();
   if (!bundle.has_zero()) return;
-  if (request.by_tokens) return zero.assign(request.scores.begin(), request.scores.end());
-  state_->retrieval->numbers(request.scores.data(), state_->numbers);
+  if (request.by_tokens)
+    score_numbers(request, bundle.program().numbers, state_->numbers);
+  else
+    state_->retrieval->numbers(request.scores, state_->numbers);
   zero.resize(stats.candidates);
   loaded_->zero->run(state_->numbers.data(), zero.size(), zero.data());
 }

@@ -30,13 +30,13 @@ struct LoadedBundle {
   std::shared_ptr<const PinnedStart> start;
   std::shared_ptr<const ZeroGraph> zero;  // null: exit zero has no graph
 
-  // make_factory(bundle) returns the BackendFactory. `load_zero`: may be null if the bundle's exit zero has no graph.
+  // make_factory(bundle) returns the BackendFactory. `load_zero`: may be null if the bundle has no exit zero.
   template <class MakeFactory>
   LoadedBundle(const std::string& path, const char* variant, MakeFactory&& make_factory, const ZeroFactory& load_zero = nullptr)
       : bundle(path, variant),
         make_backend(make_factory(bundle)),
         start(make_start()),
-        zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
+        zero(bundle.has_zero() ? load_zero(bundle) : nullptr) {}
 
   // Opens the folder of `opened` again, with its loaded segments; exit zero's graph belongs to the catalog and is loaded. Throws
   // REXIT_MISMATCH if the segments have changed.
@@ -55,10 +55,10 @@ struct LoadedBundle {
 struct Request {
   std::string id, user;  // as JSON; empty: the request has none
   bool by_tokens = false;
-  Query query;                // unless it is by tokens
-  TokenPrompt tokens;         // if it is
-  std::vector<float> scores;  // [candidates], finite, or empty: as Bundle::reads_scores()
-  bool has_policy = false;    // false: the bundle's policy applies
+  Query query;              // unless it is by tokens
+  TokenPrompt tokens;       // if it is
+  StageScores scores;       // NaN where there is none
+  bool has_policy = false;  // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
@@ -67,8 +67,8 @@ struct Request {
   bool is_of_known_user() const noexcept { return !by_tokens && query.user; }
   std::size_t candidates() const noexcept { return by_tokens ? tokens.counts.size() : query.items.size(); }
 
-  // As a new request for a prompt with `inputs` inputs, but keeps its memory.
-  void clear(std::size_t inputs);
+  // As a new request for such prompts, but keeps its memory.
+  void clear(const Program& program);
   std::size_t memory() const noexcept;  // in bytes
 };
 

@@ -136,9 +136,7 @@ class Bundle:
 
     def golden(self) -> Golden:
         """Returns the variant's golden samples with the active catalog. Raises BundleError."""
-        path = self.path / self.manifest.golden_file(self.variant.name)
-        scores = self.manifest.has_zero and not self.has_catalog
-        return Golden.read(path, len(self.exits), scores)
+        return Golden.read(self.path / self.manifest.golden_file(self.variant.name), len(self.exits))
 
     def edited(self) -> list[str]:
         """Returns one line per file with another hash than recorded."""

@@ -6,8 +6,8 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -145,6 +145,8 @@ SPLITS = ("train", "validation", "test")
 """For training, for choosing, for the final judgement. Every interaction is in one split."""
 
 CANDIDATE = "candidate"
+SCORE = "score."
+"""Prefix of the columns and tensors of first stages' scores."""
 """The column of a split's file that is false for a like that was not retrieved."""
 
 
@@ -159,7 +161,7 @@ class Split:
         liked: bool [n].
         inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
         codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
-        scores: The first stage's, float32 [n]; None: exit zero does not read them.
+        scores: The first stages' that exit zero reads, float32 [n], NaN where missing, by name.
         missed: Which rows are likes that were not retrieved, bool [n]; None: candidates alone.
         weights: How much each counts in training, float32 [n]; None: all the same.
     """
@@ -170,7 +172,7 @@ class Split:
     liked: NDArray[np.bool_]
     inputs: NDArray[np.int32]
     codes: tuple[Codes, ...] = ()
-    scores: NDArray[np.float32] | None = None
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     missed: NDArray[np.bool_] | None = None
     weights: NDArray[np.float32] | None = None
 
@@ -197,10 +199,15 @@ def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs, missed: bool 
         frame["time"].to_numpy().astype(np.int64),
         frame["liked"].to_numpy().astype(np.bool_),
         *_codes(frame, inputs),
-        scores=frame["score"].to_numpy() if "score" in frame.columns else None,
+        scores={name: frame[SCORE + name].to_numpy() for name in named(frame.columns, SCORE)},
         missed=~frame[CANDIDATE].to_numpy() if of_retrieved and missed else None,
         weights=frame["weight"].to_numpy() if "weight" in frame.columns else None,
     )
+
+
+def named(columns: Iterable[str], prefix: str) -> list[str]:
+    """Returns what follows the prefix in the columns that begin with it, ascending."""
+    return sorted(column.removeprefix(prefix) for column in columns if column.startswith(prefix))
 
 
 def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
@@ -284,6 +291,8 @@ def _short_entry(entry: dict[str, Any] | None, without: str) -> str:
 
 def number_name(op: Mapping[str, Any]) -> str:
     """An op of exit zero as people read it: as a template's `[zero]` has it, or a column with what is made of its cosines."""
+    if op["op"] == "score":
+        return SCORE + str(op["name"])
     if "column" in op:
         return f"{op['column']} ({'mean' if op['op'] == 'mean_cosine' else 'largest'} cosine)"
     name = str(op["op"]).replace("user_", "user.").replace("item_", "item.")
@@ -314,7 +323,8 @@ class _Op(msgspec.Struct, frozen=True):
 
 
 class Number(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What exit zero reads of a candidate. column: of vectors. limit: similar users, nearest items or latest likes."""
+    """What exit zero reads of a candidate. column: of vectors. limit: similar users, nearest items or latest likes. name: of a
+    request's `scores`."""
 
     op: Annotated[
         str,
@@ -325,8 +335,11 @@ class Number(msgspec.Struct, frozen=True, omit_defaults=True):
     ]
     column: Name | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+    name: Name | None = None
 
     def __post_init__(self) -> None:
+        if (self.name is not None) != (self.op == "score"):
+            raise ValueError(f"name: is {self.name!r} with the number {self.op!r}")
         if (self.limit is not None) != (self.op in ("similar_like_rate", "nearest_like_rate", "max_cosine")):
             raise ValueError(f"limit: is {self.limit} with the number {self.op!r}")
         if (self.column is not None) != self.op.endswith("_cosine"):
@@ -425,9 +438,9 @@ class Catalog:
         return list(self.info["prompt"].get("numbers", []))
 
     @property
-    def reads_scores(self) -> bool:
-        """Whether exit zero reads the first stage's score of each candidate, which requests must bring."""
-        return {"op": "score"} in self.numbers
+    def score_names(self) -> list[str]:
+        """The names of a request's `scores` that exit zero reads, in the order of its numbers; empty: it reads none."""
+        return [op["name"] for op in self.numbers if op["op"] == "score"]
 
     @cached_property
     def sha256(self) -> str:

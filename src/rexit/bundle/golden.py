@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rexit.bundle.inputs import Codes
 from rexit.errors import BundleError
 
 FILE = "golden.safetensors"
+_SCORE = "score."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class GoldenSlate:
         inputs: Codes of the inputs (`rexit.bundle.inputs`), in the program's order.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
-        scores: The first stage's of each candidate, which exit zero reads, float32 [n]; None: nothing reads them.
+        scores: The first stages' that exit zero reads, float32 [n], NaN where missing, by name.
     """
 
     user: int | None
@@ -45,7 +46,7 @@ class GoldenSlate:
     log_odds: NDArray[np.float32]
     inputs: Sequence[Codes] = ()
     liked: NDArray[np.int64] | None = None
-    scores: NDArray[np.float32] | None = None
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class Golden:
     slates: list[GoldenSlate]
 
     @classmethod
-    def read(cls, path: Path, exits: int, scores: bool = False) -> Golden:
-        """Reads golden samples of so many exits. scores: whether those of the first exit are the requests' own.
-        Raises BundleError if the arrays do not fit together."""
+    def read(cls, path: Path, exits: int) -> Golden:
+        """Reads golden samples of so many exits. Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
                 names = file.keys()
@@ -80,9 +80,10 @@ class Golden:
             codes = table.get("input_codes", np.empty(0, np.int32))
             per_slate = (len(inputs) - 1) // max(1, len(users))
             _check_offsets(inputs, per_slate * len(users), len(codes), "input_offsets")
-            first_stage = table.get("score", log_odds[:, 0] if scores else None)
-            if first_stage is not None and len(first_stage) != len(items):
-                raise ValueError(f"score has {len(first_stage)} entries, expected {len(items)}")
+            stages = {name.removeprefix(_SCORE): numbers for name, numbers in table.items() if name.startswith(_SCORE)}
+            for name, numbers in stages.items():
+                if len(numbers) != len(items):
+                    raise ValueError(f"{_SCORE}{name} has {len(numbers)} entries, expected {len(items)}")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
@@ -98,7 +99,7 @@ class Golden:
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
                     [codes[inputs[n] : inputs[n + 1]] for n in range(g * per_slate, (g + 1) * per_slate)],
-                    scores=None if first_stage is None else first_stage[begin:end],
+                    scores={name: numbers[begin:end] for name, numbers in stages.items()},
                 )
             )
         return cls(read)
@@ -124,8 +125,8 @@ class Golden:
                 "user": np.array([slate.user for slate in self.slates], np.int32),
                 "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
             }
-        if self.slates[0].user is not None and self.slates[0].scores is not None:
-            table["score"] = np.concatenate([slate.scores for slate in self.slates if slate.scores is not None])
+        for name in self.slates[0].scores:
+            table[_SCORE + name] = np.concatenate([slate.scores[name] for slate in self.slates])
         if codes := [part for slate in self.slates for part in slate.inputs]:
             table |= {
                 "input_offsets": offsets([len(part) for part in codes]),

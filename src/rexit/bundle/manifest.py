@@ -123,18 +123,20 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     causal: bool = True
 
 
-class TokenRequests(msgspec.Struct, frozen=True):
+class TokenRequests(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a bundle without a catalog knows of its requests.
 
     Attributes:
         labels: Token ids of the labels `no` and `yes`; a reranker that answers by one row may lack them.
         max_prefix_tokens: Tokens of the longest prefix among the export's slates.
         max_candidate_tokens: Of their longest candidate.
+        scores: Names of a request's `scores` that exit zero reads, in the order of its graph's input; empty: there is none.
     """
 
     labels: Mapping[str, int]
     max_prefix_tokens: Natural
     max_candidate_tokens: Natural
+    scores: tuple[Name, ...] = ()
 
 
 class RefreshedCatalog(msgspec.Struct, frozen=True):
@@ -182,6 +184,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"exits: is {list(self.exits)}, expected 0 at most first, and a layer")
         if self.tokens is not None and self.catalog is not None:
             raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
+        if self.tokens is not None and bool(self.tokens.scores) != self.has_zero:
+            raise ValueError(f"exits: is {list(self.exits)}, but exit zero reads {list(self.tokens.scores)}")
 
     @property
     def has_zero(self) -> bool:

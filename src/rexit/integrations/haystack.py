@@ -7,6 +7,7 @@ from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
+from rexit.integrations import stage_scores
 from rexit.rankers import Reranker
 
 __all__ = ["RexitRanker"]
@@ -14,8 +15,8 @@ __all__ = ["RexitRanker"]
 
 @component
 class RexitRanker:
-    """Keeps the best documents of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads a
-    first stage's scores, it reads those that they had.
+    """Keeps the best documents of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads
+    one first stage's scores, it reads those that they had; of several, those in their `meta` by name.
 
     Args:
         bundle: The bundle's folder.
@@ -55,6 +56,7 @@ class RexitRanker:
         self.warm_up()
         assert self._reranker is not None
         texts = [document.content or "" for document in documents]
-        scores = [document.score for document in documents] if self._reranker.info.scores else None
+        own, metadata = [document.score for document in documents], [document.meta for document in documents]
+        scores = stage_scores(self._reranker.info.scores, metadata, own)
         hits = self._reranker.rank(query, texts, self.top_k if top_k is None else top_k, scores=scores)
         return {"documents": [replace(documents[hit["corpus_id"]], score=hit["score"]) for hit in hits]}

@@ -7,14 +7,15 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import Field
 
 from rexit.errors import InputError
+from rexit.integrations import stage_scores
 from rexit.rankers import Reranker
 
 __all__ = ["RexitRerank"]
 
 
 class RexitRerank(BaseNodePostprocessor):
-    """Keeps the best nodes of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads a first
-    stage's scores, it reads those that they had.
+    """Keeps the best nodes of a query, best first. Their scores become probabilities. Where the bundle's exit zero reads one
+    first stage's scores, it reads those that they had; of several, those in their metadata by name.
 
     Attributes:
         reranker: Ranks; threads may share it.
@@ -33,6 +34,6 @@ class RexitRerank(BaseNodePostprocessor):
         if query_bundle is None:
             raise InputError("the query is missing, expected query_bundle or query_str")
         texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-        scores = [node.score for node in nodes] if self.reranker.info.scores else None
+        scores = stage_scores(self.reranker.info.scores, [node.metadata for node in nodes], [node.score for node in nodes])
         hits = self.reranker.rank(query_bundle.query_str, texts, self.top_n, scores=scores)
         return [NodeWithScore(node=nodes[hit["corpus_id"]].node, score=hit["score"]) for hit in hits]

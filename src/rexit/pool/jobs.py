@@ -20,7 +20,7 @@ from rexit.request import Request
 from rexit.runtime import Scores, Session, Stats
 
 if TYPE_CHECKING:
-    from rexit.request import Numbers
+    from rexit.request import StageScores
 
 
 class Texts:
@@ -179,7 +179,7 @@ class TextsJob(Job):
     Attributes:
         query: The query.
         documents: The documents, at least one.
-        scores: The first stage's number of each document.
+        scores: First stages' numbers of each document, by name.
         top_k: Only the k best; None: all.
         instruction: In the place of the reranker's own.
         max_document_tokens: Documents are cut to this many tokens; None: to as many as the model takes.
@@ -190,7 +190,7 @@ class TextsJob(Job):
 
     query: str
     documents: Sequence[str]
-    scores: Numbers | None = None
+    scores: StageScores | None = None
     top_k: int | None = None
     instruction: str | None = None
     max_document_tokens: int | None = None

@@ -4,7 +4,7 @@
    candidates are documents.
 2. A row with `candidates` is a slate, and its `label` a list. Rows with `candidate` and a single `label` form a slate with the
    rows of the same `group` and prefix, wherever these are.
-3. `score`, if there is such a column, is the first stage's of each candidate, such as BM25's: exit zero reads it.
+3. Columns `score.NAME` are first stages' scores of each candidate, such as BM25's; null: missing. Exit zero reads them.
 4. A group (a user; a query, whose text it is without such a column) is the unit of every interval and guarantee, and is in one
    split. A column `split` says which. Without it, a hash of the name says (`rexit.roles`): about a fifth is for training, two
    fifths for validation, the rest for test.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS, Catalog
+from rexit.bundle.catalog import SCORE, SPLITS, Catalog, named
 from rexit.bundle.files import digest, short, typed
 from rexit.errors import InputError
 from rexit.ids import Id
@@ -151,9 +151,9 @@ class SlatesFile(_File[TokenSlate]):
         return [Query(row.group, row.prefix, row.candidates, list(map(bool, row.labels))) for row in rows if row.group in groups]
 
     @property
-    def has_scores(self) -> bool:
-        """Whether candidates have a score of the first stage."""
-        return next(self.all_slates).scores is not None
+    def score_names(self) -> list[str]:
+        """The first stages whose scores candidates have, ascending."""
+        return list(next(self.all_slates).scores)
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -203,23 +203,29 @@ class RequestLog(_File[Slate]):
                     raise InputError(f"`{'items' if logged.items is None else 'user'}` is missing")
                 recent = (entry[0] if isinstance(entry, tuple) else entry for entry in logged.recent or ())
                 catalog.items.rows([*logged.items, *recent])
-                if catalog.reads_scores and len(logged.scores or ()) != len(logged.items):
-                    raise InputError(
-                        f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
-                    )
-                numbers = list(map(parse_score, logged.scores or ()))
+                scores = _logged_scores(logged, catalog.score_names)
                 known += int(catalog.users.find([logged.user])[0]) >= 0
                 catalog.inputs.encode(logged.inputs, lambda text, _: [0] if text.strip() else [])  # a session has the tokenizer
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
             fields = (logged.user, tuple(logged.items), logged.as_of, liked, logged.inputs or {})
-            scores = np.array(numbers, np.float32) if catalog.reads_scores else None
             slate = Slate(*fields, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)
         if not known:
             raise InputError(f"{path}: none of its users is in the catalog, expected ids of the catalog's users")
         return cls(Path(path), by_split, Roles())
+
+
+def _logged_scores(logged: Request, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The scores that exit zero reads, as a request's reader takes them. Raises InputError."""
+    count, scores = len(logged.items or ()), logged.scores or {}
+    if names and not scores.keys() & set(names):
+        raise InputError(f"scores is missing, expected a number for each candidate: exit zero reads {', '.join(names)}")
+    for name, numbers in scores.items():
+        if name in names and len(numbers) != count:
+            raise InputError(f"scores.{name} has {len(numbers)} numbers, expected one for each of items, {count}")
+    return {name: np.array(list(map(parse_score, scores.get(name, [None] * count))), np.float32) for name in names}
 
 
 def _named_splits(path: Path, rows: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:
@@ -244,7 +250,7 @@ class _Row:
     prefix: Any
     candidates: list[Any]
     labels: list[bool | None] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
     split: Any = None
 
 
@@ -263,7 +269,7 @@ def _read(path: Path, make_encoder: Callable[[], TextEncoder] | None) -> Iterato
             prefix, candidates = _tokens(row, is_query, encoder)
         except InputError as exc:
             raise InputError(f"{path}: {row.where}: {exc}") from exc
-        scores = np.array(row.scores, np.float32) if row.scores else None
+        scores = {name: np.array(numbers, np.float32) for name, numbers in row.scores.items()}
         labels, known = np.array(row.labels, np.bool_), [label is not None for label in row.labels]
         if any(known) and not all(known):
             raise InputError(
@@ -295,6 +301,9 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     names = set().union(*(row for _, row in rows))
     is_query = _one_of(path, names, "prefix", "query") == "query"
     single = _one_of(path, names, "candidate", "candidates") == "candidate"
+    if "score" in names:
+        raise InputError(f"{path}: the column `score` does not say whose it is, expected `score.NAME`, such as `score.bm25`")
+    stages = named(names, SCORE)
     if "group" not in names and not is_query:
         meant = next(
             (f"; `{name}` may be meant: rename it" for name in ("id", "query_id", "qid", "user_id") if name in names), ""
@@ -305,7 +314,7 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     slates: dict[Any, _Row] = {}
     for n, (where, row) in enumerate(rows):
         try:
-            parsed = _parsed(row, where, "query" if is_query else "prefix", single, "score" in names)
+            parsed = _parsed(row, where, "query" if is_query else "prefix", single, stages)
         except InputError as exc:
             raise InputError(f"{path}: {where}: {exc}") from exc
         prefix = parsed.prefix if isinstance(parsed.prefix, str) else tuple(parsed.prefix)
@@ -315,7 +324,8 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
                 raise InputError(f"{path}: {where}: `split` is {parsed.split!r}, its slate's is {slate.split!r}")
             slate.candidates += parsed.candidates
             slate.labels += parsed.labels
-            slate.scores += parsed.scores
+            for name, numbers in parsed.scores.items():
+                slate.scores[name] += numbers
     return is_query, list(slates.values())
 
 
@@ -327,17 +337,17 @@ def _one_of(path: Path, names: set[str], a: str, b: str) -> str:
     return present[0]
 
 
-def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, scored: bool) -> _Row:
+def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, stages: Sequence[str]) -> _Row:
     group = row.get("group", row.get("query"))
     if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
         raise InputError(f"`group` is {short(group)}, expected a string or an integer")
     if single:
         values: Any = [row.get("candidate")]
         labels: Any = [row.get("label")]
-        scores: Any = [row.get("score")]
+        scores: dict[str, Any] = {name: [row.get(SCORE + name)] for name in stages}
         names = ["`candidate`"]
     else:
-        values, labels, scores = row.get("candidates"), row.get("label"), row.get("score")
+        values, labels, scores = row.get("candidates"), row.get("label"), {name: row.get(SCORE + name) for name in stages}
         if not isinstance(values, list) or not values:
             raise InputError(f"`candidates` is {short(values)}, expected a list with at least one")
         if labels is None:
@@ -345,14 +355,17 @@ def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, score
         if not isinstance(labels, list) or len(labels) != len(values):
             seen = f"{len(labels)} of them" if isinstance(labels, list) else short(labels)
             raise InputError(f"`label` is {seen}, expected a list of {len(values)}, one for each candidate")
-        if scored and (not isinstance(scores, list) or len(scores) != len(values)):
-            seen = f"{len(scores)} of them" if isinstance(scores, list) else short(scores)
-            raise InputError(f"`score` is {seen}, expected a list of {len(values)}, one for each candidate")
+        for name, numbers in scores.items():
+            if numbers is None:
+                scores[name] = [None] * len(values)
+            elif not isinstance(numbers, list) or len(numbers) != len(values):
+                seen = f"{len(numbers)} of them" if isinstance(numbers, list) else short(numbers)
+                raise InputError(f"`{SCORE}{name}` is {seen}, expected a list of {len(values)}, one for each candidate")
         names = [f"candidates[{n}]" for n in range(len(values))]
     candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
-    first_stage = [parse_score(score) for score in scores] if scored else []
+    first_stages = {name: list(map(parse_score, numbers)) for name, numbers in scores.items()}
     liked = [_liked(label) for label in labels]
-    return _Row(where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, liked, first_stage, row.get("split"))
+    return _Row(where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, liked, first_stages, row.get("split"))
 
 
 def _part(value: Any, name: str) -> Any:
@@ -376,7 +389,9 @@ def _liked(label: Any) -> bool | None:
 
 
 def parse_score(score: Any) -> float:
-    """Returns a first stage's score: a number that float32 can hold, or the text of one. Raises InputError."""
+    """Returns a first stage's score: a number that float32 can hold, or the text of one; None is NaN. Raises InputError."""
+    if score is None:
+        return math.nan
     with contextlib.suppress(TypeError, ValueError):
         is_number = not isinstance(score, bool) and "_" not in str(score)  # to Python, 1_000 is 1000
         if is_number and abs(number := float(score)) <= _LARGEST:

@@ -63,8 +63,8 @@ class RerankRequest(msgspec.Struct):
     query: str
     documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1, description="Texts, or objects with `text`.")]
     scores: Annotated[
-        list[float] | None,
-        msgspec.Meta(description="The first stage's number of each document, if the bundle's exit zero reads it."),
+        dict[str, list[float | None]] | None,
+        msgspec.Meta(description="First stages' numbers of each document by name, if the bundle's exit zero reads them."),
     ] = None
     top_n: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Only the n best. Null: all, best first.")

@@ -13,7 +13,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper
 
-from builders.bundles.bundle_files import edit_json, refresh
+from builders.bundles.bundle_files import edit_json, entry, refresh
 from builders.bundles.catalog import CatalogContents
 
 NUMBERS: list[dict[str, Any]] = [
@@ -33,6 +33,8 @@ COSINES: list[dict[str, Any]] = [
     {"op": "max_cosine", "column": "text", "limit": 8},
 ]
 """What columns of vectors give."""
+SCORES: list[dict[str, Any]] = [{"op": "score", "name": "bm25"}, {"op": "score", "name": "age"}]
+"""What requests bring."""
 MISSING = -1000.0
 
 
@@ -125,7 +127,10 @@ def write_zero(folder: Path, model: onnx.ModelProto) -> None:
     refresh(folder)
 
 
-def add_score_exit(folder: Path) -> None:
-    """Puts exit zero before the segments of a bundle without a catalog."""
+def add_score_exit(folder: Path, names: Sequence[str] = ("bm25",)) -> None:
+    """Puts exit zero before the segments of a bundle without a catalog: its log-odds are the first score."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    edit_json(folder / "manifest.json", exits=[0, *manifest["exits"]])
+    onnx.save(column_graph(len(names), 0), folder / "zero.onnx")
+    tokens = {**manifest["tokens"], "scores": list(names)}
+    files = {**manifest["files"], "zero.onnx": entry(folder / "zero.onnx")}
+    edit_json(folder / "manifest.json", exits=[0, *manifest["exits"]], tokens=tokens, files=files)

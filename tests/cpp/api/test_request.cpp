@@ -58,8 +58,8 @@ TEST_F(RequestTest, WrongTypesAndRangesAreRefused) {
       {R"({"inputs": {"a": 1}})", "inputs.a: the prompt has no such input, it has none"},
       {R"({"prefix": [1.5]})", "prefix[0] is 1.5, expected a token id"},
       {R"({"prefix": [2147483648]})", "prefix[0] is 2147483648, expected a token id"},
-      {R"({"scores": [1, true]})", "scores[1] is true, expected a number"},
-      {R"({"user": 106, "items": [8], "scores": [1, 2]})", "scores has 2 numbers, expected one for each of items, 1"},
+      {R"({"scores": [1]})", "scores is an array, expected an object of arrays of numbers by name"},
+      {R"({"scores": {"bm25": [1]}})", "scores.bm25: exit zero reads no such score, it reads none"},
       {R"({"candidates": [1]})", "candidates[0] is 1, expected an array of token ids"},
       {R"({"candidates": [[1], [2, null]]})", "candidates[1][1] is null, expected a token id"},
       {R"({"candidates": []})", "candidates is empty, expected at least one list of token ids"},
@@ -178,9 +178,16 @@ TEST(RequestBuilder, WritesWhatItIsTold) {
       Request(Id("u")).items({}).input("device", std::string("tv")).input("hour", 0.1).input("query", std::vector{4, 5}).json(),
       R"({"user":"u","items":[],"inputs":{"device":"tv","hour":0.1,"query":[4,5]}})");
   EXPECT_EQ(
-      Request(rexit::Tokens{{3}, {{5}, {6, 7}}}).scores({0.1f, -1e30f, never}).top_k(1).deadline_ms(2.5).force_exit(0).json(),
-      R"({"prefix":[3],"candidates":[[5],[6,7]],"scores":[0.10000000149011612,-1.0000000150474662e+30,null],"top_k":1,)"
-      R"("deadline_ms":2.5,"force_exit":0})");
+      Request(rexit::Tokens{{3}, {{5}, {6, 7}}})
+          .scores("bm25", {0.1f, -1e30f, NAN})
+          .scores("age", {1})
+          .top_k(1)
+          .deadline_ms(2.5)
+          .force_exit(0)
+          .json(),
+      R"({"prefix":[3],"candidates":[[5],[6,7]],"top_k":1,)"
+      R"("deadline_ms":2.5,"force_exit":0,"scores":{"bm25":[0.10000000149011612,-1.0000000150474662e+30,null],"age":[1]}})");
+  EXPECT_THROW(Request(1).scores("bm25", {never}), std::invalid_argument);
   EXPECT_THROW(Request(1).recent({3, 8}, {1}), std::invalid_argument);
 }
 

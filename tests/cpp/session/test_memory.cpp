@@ -59,7 +59,8 @@ TEST_P(MemoryTest, ItSaysWhatItHolds) {
     request.query.user = Row(3);
     for (int round = 0; round < 40; ++round)
       for (Row item = 0; item < 5; ++item) request.query.items.push_back(item);
-    if (bundle.reads_scores()) request.scores.assign(request.query.items.size(), 0.5f);
+    request.scores.resize(bundle.program().scores.size());
+    for (std::vector<float>& stage : request.scores) stage.assign(request.query.items.size(), 0.5f);
   } else {
     request.by_tokens = true;
     request.tokens =

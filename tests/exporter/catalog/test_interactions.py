@@ -218,12 +218,12 @@ def test_a_file_of_likes_alone_is_read_where_dislikes_are_drawn(tmp_path: Path) 
         ([datetime(2020, 1, 1).date(), datetime(2020, 1, 2).date()], "Date"),
     ],
 )
-@pytest.mark.parametrize("column", ["rating", "score"])
+@pytest.mark.parametrize("column", ["rating", "score.bm25"])
 def test_a_rating_of_another_type_is_named(tmp_path: Path, ratings: list[object], kind: str, column: str) -> None:
     rows = {"user_id": [1, 1], "item_id": [2, 3], "rating": [1, 5], "timestamp": [3, 4], column: ratings}
     pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError) as caught:
-        read_interactions(tmp_path / "a.parquet", IndexOptions(), scores=column == "score")
+        read_interactions(tmp_path / "a.parquet", IndexOptions(), scores=["bm25"] if column != "rating" else [])
     assert str(caught.value).endswith(f"a.parquet: column '{column}' holds {kind}, expected numbers")
 
 

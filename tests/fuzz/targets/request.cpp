@@ -85,7 +85,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     check_scores(seed, text, {});
     check_answer(seed, text, {});
     if (size != 0)
-      for (const char* request : {R"({"candidates": [[3], [4, 5]]})", R"({"candidates": [[3], [4, 5]], "scores": [1, 2]})"})
+      for (const char* request :
+           {R"({"candidates": [[3], [4, 5]]})", R"({"candidates": [[3], [4, 5]], "scores": {"bm25": [1, null]}})"})
         check_scores(seed, request, options);
     check_trace_and_prompt(seed, text);
     if (size % 16 == 0) ok(rexit_session_trim(seed.session));

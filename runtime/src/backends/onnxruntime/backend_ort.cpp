@@ -225,7 +225,7 @@ class OrtBackend final : public Backend {
 class OrtZeroGraph final : public ZeroGraph {
  public:
   explicit OrtZeroGraph(const Bundle& bundle)
-      : path_(bundle.where(bundle.catalog().zero)),
+      : path_(bundle.where(bundle.zero())),
         width_(bundle.program().numbers.size()),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     try {

@@ -85,7 +85,7 @@ class Reader {
   }
 
  private:
-  Number read_number(const Json& json) const {
+  Number read_number(const Json& json) {
     static constexpr std::pair<const char*, NumberKind> kinds[] = {{"gcn", NumberKind::gcn},
                                                                    {"user_count", NumberKind::user_count},
                                                                    {"user_like_rate", NumberKind::user_like_rate},
@@ -100,10 +100,20 @@ class Reader {
     const auto entry = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& kind) { return name == kind.first; });
     if (entry == std::end(kinds)) fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     const NumberKind kind = entry->second;
+    if (kind == NumberKind::score) return {kind, 0, score_column(json.at("name"))};
     const bool has_column = kind == NumberKind::mean_cosine || kind == NumberKind::max_cosine;
     const bool has_limit =
         kind == NumberKind::similar_like_rate || kind == NumberKind::nearest_like_rate || kind == NumberKind::max_cosine;
     return {kind, has_limit ? json.at("limit").size(1, max_limit) : 0, has_column ? scope_.item_vectors(json.at("column")) : 0};
+  }
+
+  std::size_t score_column(const Json& name) {
+    std::vector<std::string>& names = program_.scores;
+    if (name.string().empty()) fail(REXIT_CORRUPT, name.where(), ": is empty");
+    const auto match = std::find(names.begin(), names.end(), name.string());
+    const auto column = static_cast<std::size_t>(match - names.begin());
+    if (match == names.end()) names.push_back(name.string());
+    return column;
   }
 
   Op read_op(const Json& json, Part part) {

@@ -1,7 +1,6 @@
 // The prompt program: the template, compiled to pieces and table look-ups.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -63,8 +62,11 @@ enum class NumberKind {
 struct Number {
   NumberKind kind;
   std::size_t limit = 0;   // of the users or items that a share counts, and of the latest likes of max_cosine
-  std::size_t column = 0;  // in Items::vectors, of cosines
+  std::size_t column = 0;  // in Items::vectors, of cosines; in Program::scores, of scores
 };
+
+// A request's, [Program::scores][candidates]; NaN: missing.
+using StageScores = std::vector<std::vector<float>>;
 
 // Vectors in prompts, `count` per item. Vector j of item row i has id first + i * count + j.
 struct VectorTable {
@@ -77,6 +79,7 @@ struct Program {
   std::vector<Input> inputs;                                    // in the order of the ops that first place them
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
   std::vector<Number> numbers;                                  // columns of exit zero's input; empty: no exit zero
+  std::vector<std::string> scores;                              // names of the first stages' scores that the numbers read
 
   // Ids below `first_vector` are the tokenizer's, also without vectors. The vectors' ids follow, table by table. The last id,
   // `user_vector`, stands for the vector of the request's user.
@@ -85,9 +88,6 @@ struct Program {
   bool has_user_vector = false;
   std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // upper bounds for the prefix and for a candidate
 
-  bool reads_scores() const noexcept {  // of the request, by exit zero
-    return std::any_of(numbers.begin(), numbers.end(), [](const Number& number) { return number.kind == NumberKind::score; });
-  }
   bool has_vectors() const noexcept { return has_user_vector || !vectors.empty(); }
 };
 

@@ -49,7 +49,6 @@ def _bundle(path: Path) -> dict[str, Any]:
             "tokens": {
                 **to_json(tokens),
                 "tokenizer": TOKENIZER in first.manifest.files,
-                "scores": first.manifest.has_zero,
             }
         }
     reranker = first.manifest.reranker

@@ -77,8 +77,8 @@ def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[st
 
     from rexit import runtime
 
-    if bundle.catalog.reads_scores:  # prompts do not
-        request = structs.replace(request, scores=[0.0] * len(request.items or ()))
+    if names := bundle.catalog.score_names:  # prompts do not read them
+        request = structs.replace(request, scores={name: [0.0] * len(request.items or ()) for name in names})
     decode = None if tokenizer is None else _decoder(tokenizer, bundle.catalog.vector_ids)
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(request)
@@ -189,7 +189,7 @@ def _print_policy(policy: dict[str, Any]) -> None:
 
 
 def _print_tokens(tokens: dict[str, Any], reranker: dict[str, Any] | None) -> None:
-    scores = " and the first stage's scores" if tokens["scores"] else ""
+    scores = f" and first stages' scores: {', '.join(names)}" if (names := tokens.get("scores")) else ""
     stdout.print(f"No catalog: requests are token ids{scores}.")
     values = {f"label {name}": token for name, token in tokens["labels"].items()}
     values |= {f"longest {name}, tokens": tokens[f"max_{name}_tokens"] for name in ("prefix", "candidate")}

@@ -124,7 +124,7 @@ def parse_request(
     recent: str = "",
     as_of: str | None = None,
     inputs: Sequence[str] | None = None,
-    scores: str = "",
+    scores: Sequence[str] | None = None,
     retrieve: int | None = None,
 ) -> Request:
     """Returns the request of --user, --items or --retrieve, --recent, --as-of, --input and --scores. Says on stderr if no
@@ -135,9 +135,11 @@ def parse_request(
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*(item_ids or ()), *(item for item, _ in interactions)])
     values = parse_inputs(inputs, catalog.inputs)
-    try:
-        numbers = [float(score) for score in scores.split(",")] if scores else None
-    except ValueError:
-        raise InputError(f"--scores {scores}, expected numbers separated by commas") from None
+    numbers: dict[str, list[float | None]] = {}
+    for name, text in parse_named(scores, "--scores", "bm25=7.1,,0.3").items():
+        try:
+            numbers[name] = [float(score) if score.strip() else None for score in text.split(",")]
+        except ValueError:
+            raise InputError(f"--scores {name}={text}, expected numbers separated by commas") from None
     time = parse_as_of(as_of, catalog, warn=True)
-    return Request(user_id, item_ids, retrieve, interactions or None, time, values, numbers)
+    return Request(user_id, item_ids, retrieve, interactions or None, time, values, numbers or None)

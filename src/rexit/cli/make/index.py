@@ -50,7 +50,7 @@ def index(
         Path | None, typer.Option("--from", help="Extend this catalog, for its model, by what happened since.")
     ] = None,
     zero: Annotated[Path | None, typer.Option(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME: user, item, rating, time, score, weight, split.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME: user, item, rating, time, weight, split.")] = None,
     positive_at: Annotated[
         float | None, typer.Option(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")
     ] = None,

@@ -19,7 +19,7 @@ _SHOWN = 80
 
 class _Document(msgspec.Struct):
     text: str
-    score: float | None = None
+    scores: dict[str, float | None] = {}
 
 
 def rerank(
@@ -29,7 +29,7 @@ def rerank(
         Path,
         typer.Option(
             help="A text file with a document on each line, be it empty; or .jsonl: on each line a string, or an object with "
-            "`text` and, if the bundle reads it, `score`, the first stage's."
+            "`text` and, if the bundle reads them, `scores`, first stages' numbers by name."
         ),
     ],
     top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
@@ -52,7 +52,8 @@ def rerank(
 
     contents = _read(documents)
     texts = [document.text for document in contents]
-    first_stage = [document.score for document in contents if document.score is not None]
+    names = sorted({name for document in contents for name in document.scores})
+    scores = {name: [document.scores.get(name) for document in contents] for name in names} or None
     name = open_bundle(bundle, variant).variant.name
     with Reranker(bundle, name, threads=threads) as reranker:
         max_positions = reranker.info.max_positions
@@ -60,8 +61,8 @@ def rerank(
             if as_json:
                 print_json({"query": query, "variant": name, "results": []})
             return
-        ranking = reranker.ranking(query, texts, top_n, scores=first_stage or None, instruction=instruction)
-    scores, truncated = ranking.scores, ranking.truncated
+        ranking = reranker.ranking(query, texts, top_n, scores=scores, instruction=instruction)
+    answers, truncated = ranking.scores, ranking.truncated
     rows = [
         {
             "index": index,
@@ -71,11 +72,11 @@ def rerank(
             "truncated": truncated[index],
             "text": texts[index],
         }
-        for score, index in zip(scores, scores.index.tolist(), strict=True)
+        for score, index in zip(answers, answers.index.tolist(), strict=True)
     ]
-    stats, count = scores.stats, len(texts)
+    stats, count = answers.stats, len(texts)
     if as_json:
-        print_json({"query": query, "variant": name, "results": rows, "stats": scores.to_dict()["stats"]})
+        print_json({"query": query, "variant": name, "results": rows, "stats": answers.to_dict()["stats"]})
         return
     print_table(
         f"{query}: {name}",
@@ -108,13 +109,8 @@ def _read(path: Path) -> list[_Document]:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     lines = text.split("\n")  # other breaks, such as U+2028 and form feeds, are a document's own
     if path.suffix == ".jsonl":
-        documents = [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    else:
-        documents = [_Document(line) for line in lines[: None if lines[-1] else -1]]
-    unscored = [n for n, document in enumerate(documents, 1) if document.score is None]
-    if 0 < len(unscored) < len(documents):
-        raise InputError(f"{path}: document {unscored[0]} has no `score`, others have one: expected one of each or of none")
-    return documents
+        return [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    return [_Document(line) for line in lines[: None if lines[-1] else -1]]
 
 
 def _document(line: str, where: str) -> _Document:

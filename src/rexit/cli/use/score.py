@@ -43,10 +43,10 @@ def score(
     items: Annotated[str | None, _slate(help=ITEMS)] = None,
     retrieve: Annotated[int | None, _slate(help=SUMMARIES["retrieve"])] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
-    scores: Annotated[str, _slate(help=f"{SUMMARIES['scores'].rstrip('.')}, by commas.")] = "",
+    scores: Annotated[list[str] | None, _slate(help="NAME=NUMBER,…: a first stage's scores of the items, in order.")] = None,
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
-    column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, score, input.NAME.")] = None,
+    column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
@@ -127,7 +127,7 @@ def _column_names(entries: list[str] | None, catalog: Catalog) -> ColumnNames:
     from rexit.batch import ColumnNames
 
     roles = {f"input.{name}": name for name in catalog.inputs.names}
-    columns = parse_columns(entries, ("user", "item", "as_of", *(["score"] if catalog.reads_scores else []), *roles))
+    columns = parse_columns(entries, ("user", "item", "as_of", *roles))
     named = {name: columns.pop(role) for role, name in roles.items() if role in columns}
     return ColumnNames(**columns, inputs=named)
 
