@@ -3,8 +3,8 @@
     python examples/scientific/pairs.py CATALOG ITEMS OUT [--slates 4000]
 
 ITEMS is the items.csv of prepare.py. A query is the last six titles before the slate's moment, newest first, twelve words of
-each; a document is title, category and 56 words of what is about the product. `score.lookup` is exit zero's log-odds: in training by
-the snapshots that training prompts read. A user has a group of its own in each split.
+each; a document is title, category and 56 words of what is about the product. `score.lookup` is exit zero's log-odds: in training
+by the snapshots that training prompts read. A user has a group of its own in each split.
 """
 
 from __future__ import annotations
