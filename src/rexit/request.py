@@ -157,7 +157,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
             raise InputError(f"the request is not JSON: {exc}") from None
 
 
-def _infinite(values: Any) -> Iterable[tuple[int, float]]:
+def _infinite(values: Any) -> Iterable[tuple[int, Real]]:
     """Returns the infinite numbers with their places. NaN is null in JSON: missing."""
     numbers = values.tolist() if hasattr(values, "tolist") else values
     listed = numbers if isinstance(numbers, Sequence) else ()
