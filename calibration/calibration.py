@@ -23,6 +23,7 @@ from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import metrics, probabilities
 from rexit.calibration.decision import Decision, back_to_full_depth, baseline_rows, decide
+from rexit.calibration.floor import promised
 from rexit.calibration.goal import METRICS, CalibrationOptions, Goal
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
@@ -176,8 +177,10 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
     """The goal of the options. Raises InputError or BundleError for options, or a source, that cannot work."""
     tail = None if options.tail is None else Tail.parse(options.tail)
     names = METRICS if options.metrics is None else options.metrics
-    goal = Goal(tuple(map(metrics.parse, names)), options.max_drop, options.confidence, options.top_k, tail)
+    goal = Goal(tuple(map(metrics.parse, names)), options.max_drop, options.confidence, options.top_k, tail, options.recall)
     goal.check()
+    if goal.recall is not None and not options.labels:
+        raise InputError(f"recall {goal.recall:g}: a floor needs labels, which say what is relevant, and there are none")
     probabilities.check(options.negative_rate)
     if options.also is not None and not (isinstance(source, Catalog) and options.labels and options.also.drawn):
         raise InputError(
@@ -390,8 +393,8 @@ def _described(decision: Decision, recording: Recording, slate: int | None, rate
     conditions = {name: value for name, value in vars(recording.profile.conditions).items() if name != "variant_sha256"}
     made_on = conditions | {"slate": slate, "requests": dict(recording.requests)}
     shift = probabilities.shift(rate)
-    policy = replace(decision.policy, made_on=made_on, certificate=decision.certificate(), prior_shift=shift)
-    return replace(decision, policy=policy)
+    about = {"made_on": made_on, "certificate": decision.certificate(), "floor": promised(decision.floor)}
+    return replace(decision, policy=replace(decision.policy, **about, prior_shift=shift))
 
 
 def _fitting(source: Source) -> int:

@@ -24,6 +24,7 @@ from rexit.bundle import Policy
 from rexit.calibration import audit_limits, metrics
 from rexit.calibration import maps as choice_of_maps
 from rexit.calibration.evaluation import Evaluation
+from rexit.calibration.floor import Floor, find_floor, promised
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
 from rexit.calibration.policies import (
@@ -67,6 +68,7 @@ class Decision:
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
+        floor: the policy's; None: none was sought. full_floor: full depth's, likewise.
     """
 
     goal: Goal
@@ -82,6 +84,8 @@ class Decision:
     saving: float
     users_needed: float | None
     watch: AuditLimits | None = None
+    floor: Floor | None = None
+    full_floor: Floor | None = None
 
     def certificate(self) -> dict[str, Any] | None:
         """Returns `certificate` of policy.json, of the metrics with a value per user; None for full depth, or without any."""
@@ -113,7 +117,8 @@ def decide(
        to pass, and ever cheaper ones (see `policies`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, up to the first that fails.
     5. The cheapest certified policy; full depth, by the same maps, if none saves 1 %.
-    6. The test split: values and differences with intervals over users, against full depth and fixed depths.
+    6. If a recall is asked for, the floor of that policy, and of full depth (see `find_floor`).
+    7. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
         validation, test: traces of the two splits.
@@ -151,6 +156,12 @@ def decide(
         own = choice_of_maps.apply(choice.own[-1:], test.log_odds[:, -1:])[:, 0]
         rows.append(comparison.fixed_row(LAST_HEAD, last, own))
     rows.append(comparison.policy_row("policy", policy))
+
+    def floor_of(policy: Policy) -> Floor | None:
+        if goal.recall is None:
+            return None
+        return find_floor(policy, choosers, certifiers, test, goal.recall, goal.confidence, len(candidates) + 1)
+
     return Decision(
         goal=goal,
         policy=policy,
@@ -172,16 +183,20 @@ def decide(
             goal,
             goal.error / len(candidates),  # the policy was chosen among them
         ),
+        floor=floor_of(policy),
+        full_floor=floor_of(policy_of(choice.maps, variant_sha256)),
     )
 
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
     full = policy_of(decision.choice.maps, decision.policy.variant_sha256)
-    policy = replace(full, made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift)
+    policy = replace(
+        full, made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift, floor=promised(decision.full_floor)
+    )
     row = replace(decision.rows[0], name="policy")
     rows = (*decision.rows[:-1], row)
-    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None)
+    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, floor=decision.full_floor)
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:

@@ -31,6 +31,7 @@ class Goal:
         confidence: that no metric drops by more.
         top_k: how many candidates of a slate users are shown, for the top-k rule; None: all.
         tail: what users who lose most may lose, under the same confidence; None: it is not tested.
+        recall: the share of relevant candidates that a floor keeps, likewise; None: no floor is sought.
     """
 
     metrics: tuple[Metric, ...]
@@ -38,6 +39,7 @@ class Goal:
     confidence: float = 0.95
     top_k: int | None = None
     tail: Tail | None = None
+    recall: float | None = None
 
     @property
     def error(self) -> float:
@@ -57,6 +59,8 @@ class Goal:
             raise InputError(f"max drop {self.max_drop}, expected more than 0 and less than 0.5")
         if not 0.5 <= self.confidence < 1:
             raise InputError(f"confidence {self.confidence}, expected 0.5 to below 1")
+        if self.recall is not None and not 0.5 <= self.recall < 1:
+            raise InputError(f"recall {self.recall}, expected 0.5 to below 1")
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top k {self.top_k}, expected at least 1")
         if (tail := self.tail) is not None:
@@ -122,6 +126,7 @@ class CalibrationOptions:
         confidence: that no metric drops by more; 0.5 to below 1.
         top_k: how many candidates of a slate users are shown; None: all.
         tail: at most that share of users may lose more, SHARE:LOSS; None: users who lose most are not tested.
+        recall: the share of its relevant candidates that a user keeps on average above a floor; None: no floor is sought.
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
         slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
         max_slates: the most slates of each split, evenly spaced; 0: all.
@@ -139,6 +144,7 @@ class CalibrationOptions:
     confidence: float = 0.95
     top_k: int | None = None
     tail: str | None = None
+    recall: float | None = None
     labels: bool = True
     slate: int | None = None
     max_slates: int = 5000

@@ -157,6 +157,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
+        "floor": decision.floor and {**asdict(decision.floor), "needed": _finite(decision.floor.needed)},
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
     }
     plain: dict[str, Any] = json_values(report)

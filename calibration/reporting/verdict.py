@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rexit.calibration import certify
 from rexit.calibration.decision import Decision, Interval
+from rexit.calibration.floor import Floor
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric, parse
 from rexit.measure import CostProfile, depth_name
@@ -50,6 +51,7 @@ class Verdict:
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
         also: how the policy ranks other candidates, in a sentence; None: nobody asked.
+        floor: what the floor keeps and leaves out, or why there is none; likewise.
     """
 
     action: str
@@ -61,6 +63,7 @@ class Verdict:
     doubt: str | None = None
     layers: str | None = None
     also: str | None = None
+    floor: str | None = None
 
     @property
     def text(self) -> str:
@@ -71,7 +74,7 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """What the terminal and the page begin with, a paragraph each."""
-        return [line for line in (self.layers, self.text, self.guarantee, self.also) if line is not None]
+        return [line for line in (self.layers, self.text, self.guarantee, self.floor, self.also) if line is not None]
 
 
 def judge(
@@ -121,6 +124,8 @@ def judge(
     verdict = replace(verdict, guarantee=_guarantee(decision, noun), shortfall=_shortfall(decision, noun), doubt=doubt)
     if also is not None:
         verdict = replace(verdict, also=on_others(also))
+    if decision.floor is not None:
+        verdict = replace(verdict, floor=of_floor(decision.floor, decision.policy.prior_shift, noun))
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
     if doubt is None:
@@ -218,6 +223,27 @@ def layers_add(goal: Goal, table: Mapping[str, Row]) -> str:
     if high < 0:
         return f"The layers rank below the look-up: {signed(value)} {span}, {times}."
     return f"The layers are not shown to add to the look-up: {signed(value)} {span}, {times}."
+
+
+def of_floor(floor: Floor, prior_shift: float, noun: str) -> str:
+    """Returns what a floor keeps and leaves out, or why there is none."""
+    keeps = f"{100 * floor.recall:g} % of their relevant candidates"
+    if floor.left_out is None:
+        few = f"{floor.users:,} {noun} with relevant candidates certify"
+        enough = floor.users >= floor.needed
+        return f"No floor: {few}, and {'lose too much at the lowest' if enough else f'about {floor.needed:,.0f} are needed'}."
+    if floor.c is None or floor.test is None or floor.test_left_out is None:
+        return (
+            f"No floor: relevant and other candidates overlap. Where {noun} keep {keeps}, {100 * floor.left_out:.1f} % of the "
+            "others are left out."
+        )
+    kept, low, high = (100 * share for share in floor.test)
+    probability = 1 / (1 + math.exp(-floor.c - prior_shift))
+    return (
+        f"A request with `floor` leaves out what is below a probability of {probability:.2g}. With {100 * floor.confidence:g} % "
+        f"confidence, {noun} like these keep on average at least {keeps}: tested on {floor.users:,} {noun}. On test they keep "
+        f"{kept:.1f} % ({low:.1f} to {high:.1f}), and {100 * floor.test_left_out:.1f} % of the others are left out."
+    )
 
 
 def on_others(also: Mapping[str, Any]) -> str:

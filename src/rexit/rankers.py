@@ -126,6 +126,7 @@ class Reranker(_Ranker):
         return_documents: bool = False,
         *,
         scores: StageScores | None = None,
+        floor: bool = False,
         instruction: str | None = None,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
@@ -139,6 +140,8 @@ class Reranker(_Ranker):
             return_documents: Whether a hit has its document's text.
             scores: First stages' numbers of each document, such as BM25's, by name, if the bundle reads them; None or NaN where
                 there is none.
+            floor: Whether documents below the policy's floor are left out, which `rexit calibrate --recall` finds. Then there may
+                be no hit.
             instruction: In the place of the reranker's own, if it reads one.
             deadline_ms: Milliseconds from here. Documents that are not finished by then answer from the deepest exit they have
                 reached.
@@ -154,7 +157,7 @@ class Reranker(_Ranker):
             DeadlineError: No document reached an exit in time.
             BackendError: The backend failed.
         """
-        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit)
+        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit, floor)
         return self._ranked(self._submit(job) if job.documents else job, return_documents)
 
     def rank_many(
@@ -253,12 +256,15 @@ class Reranker(_Ranker):
         top_k: int | None = None,
         *,
         scores: StageScores | None = None,
+        floor: bool = False,
         instruction: str | None = None,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
     ) -> Ranking:
         """Returns what `rank` does as arrays, with what it cost. Arguments: see `rank`; at least one document."""
-        ranking: Ranking = self._answer(_texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit)).content
+        ranking: Ranking = self._answer(
+            _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit, floor)
+        ).content
         return ranking
 
     def _ranked(self, job: TextsJob, return_documents: bool) -> list[dict[str, Any]]:
@@ -355,6 +361,7 @@ def _texts_job(
     instruction: str | None = None,
     deadline_ms: float | None = None,
     force_exit: int | None = None,
+    floor: bool = False,
 ) -> TextsJob:
     """Returns the job of checked arguments. Raises InputError."""
     if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
@@ -367,6 +374,7 @@ def _texts_job(
         instruction=None if instruction is None else _text("instruction", instruction),
         deadline_s=None if deadline_ms is None else _deadline_s(deadline_ms),
         force_exit=force_exit,
+        floor=floor,
     )
 
 

@@ -113,6 +113,14 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
             "there are, not where candidates stop.",
         ),
     ] = None
+    floor: Annotated[
+        bool | None,
+        _field(
+            "true or false",
+            "True: leaves out the candidates below the floor of the policy, which keeps a share of what is relevant. The answer "
+            "may be empty. Refused if the policy has none.",
+        ),
+    ] = None
     deadline_ms: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None,
         _field(

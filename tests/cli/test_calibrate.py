@@ -53,6 +53,22 @@ def test_a_tail_is_in_all_that_tells_of_the_policy(run: Run, place: Path) -> Non
     assert refused.code == 0 and "for the policy likeliest to pass" in refused.json["verdict"]["shortfall"]
 
 
+@pytest.mark.parametrize(
+    ("recall", "line"),
+    [("0.5", "A request with `floor` leaves out what is below a probability of "), ("0.95", "No floor: ")],
+)
+def test_a_floor_is_written_or_its_lack_explained(run: Run, place: Path, recall: str, line: str) -> None:
+    ended = calibrate(run, place, "--recall", recall, "--json")
+    assert ended.code == 0 and ended.json["verdict"]["floor"].startswith(line)
+    policy, floor = Bundle.open(place / "bundle").policy(), ended.json["floor"]
+    assert policy is not None and (policy.floor is None) == (floor["c"] is None) == line.startswith("No floor")
+    if policy.floor is not None:
+        assert policy.floor == {key: floor[key] for key in ("c", "recall", "confidence", "users")} and floor["test"][0] > 0
+    again = calibrate(run, place, "--recall", recall, "--json", "--from-traces")
+    assert again.code == 0 and again.json["floor"] == floor
+    assert calibrate(run, place, "--json").json["floor"] is None
+
+
 def test_bundles_own_catalog_has_no_splits(run: Run, place: Path) -> None:
     ended = run("calibrate", place / "bundle", "--catalog", place / "bundle" / "catalog")
     assert_one_line(ended, 4, "validation.parquet: missing", "use the catalog that `rexit index` wrote")
@@ -62,6 +78,8 @@ def test_bundles_own_catalog_has_no_splits(run: Run, place: Path) -> None:
     ("words", "message"),
     [
         (("--metric", "top-k-overlap@50"), "metric top-k-overlap@50: the largest slate has 10 candidates, expected more than 50"),
+        (("--recall", "1"), "recall 1.0, expected 0.5 to below 1"),
+        (("--recall", "0.9", "--no-labels", "--metric", "agreement"), "recall 0.9: a floor needs labels, which say what is rele"),
         (("--tail", "5"), "tail '5', expected SHARE:LOSS, as in 0.05:0.1"),
     ],
 )

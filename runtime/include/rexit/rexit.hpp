@@ -344,6 +344,8 @@ class Request {
     return detail::write(detail::write_key(scores_, name), numbers), *this;
   }
   Request& top_k(std::size_t k) { return detail::write(field("top_k"), static_cast<std::int64_t>(k)), *this; }
+  // Leaves out candidates below the policy's floor. The answer may be empty.
+  Request& floor() { return field("floor") += "true", *this; }
   Request& deadline_ms(double milliseconds) { return detail::write(field("deadline_ms"), milliseconds), *this; }
   Request& force_exit(std::size_t exit) { return detail::write(field("force_exit"), static_cast<std::int64_t>(exit)), *this; }
 

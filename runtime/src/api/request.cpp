@@ -24,7 +24,22 @@ constexpr double max_deadline_ms = 1e12;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id",
                recent_expected[] = "ITEM, [ITEM, true] or [ITEM, false]";
 
-enum class Field { user, items, retrieve, recent, as_of, inputs, scores, prefix, candidates, top_k, deadline_ms, force_exit, id };
+enum class Field {
+  user,
+  items,
+  retrieve,
+  recent,
+  as_of,
+  inputs,
+  scores,
+  prefix,
+  candidates,
+  top_k,
+  floor,
+  deadline_ms,
+  force_exit,
+  id
+};
 
 struct FieldInfo {
   const char* name;
@@ -42,6 +57,7 @@ constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"prefix", "an array of token ids"},
                                 {"candidates", "an array of arrays of token ids"},
                                 {"top_k", "an integer from 0 to 2147483647"},
+                                {"floor", "true or false"},
                                 {"deadline_ms", "a number above 0 and at most 1e12"},
                                 {"force_exit", "an integer from 0 to 2147483647"},
                                 {"id", "a string or a number"}};
@@ -176,6 +192,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     else
       check_query();
     check_scores();
+    if (to_.floor) check_floor();
   }
 
  private:
@@ -316,6 +333,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Field::top_k:
         to_.top_k = static_cast<std::size_t>(integer(value, 0, INT32_MAX));
         return;
+      case Field::floor:
+        if (!value.is(Scalar::Kind::boolean)) refuse(value.shown());
+        to_.floor = value.integer != 0;
+        return;
       case Field::deadline_ms:
         if (!value.is_number() || !(value.number > 0 && value.number <= max_deadline_ms)) refuse(value.shown());
         to_.deadline_us = std::max<std::int64_t>(1, std::llround(value.number * 1000));
@@ -431,6 +452,14 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if (bundle_.reads_scores() && std::count(score_arrays_.begin(), score_arrays_.end(), true) == 0)
       fail(REXIT_INVALID_ARGUMENT, has(Field::scores) ? "scores is empty" : "scores is missing",
            ", expected a number for each candidate: exit zero reads ", score_names());
+  }
+
+  void check_floor() const {
+    if (has(Field::force_exit))
+      fail(REXIT_INVALID_ARGUMENT, "floor is true, but force_exit is set: the floor is of candidates that the policy stops");
+    if (bundle_.policy().floor == no_floor)
+      fail(REXIT_INVALID_ARGUMENT,
+           "floor is true, but the policy has no floor: `rexit calibrate --recall` finds one, if labels show one");
   }
 
   // The path of the value that is being read.
@@ -581,6 +610,7 @@ void apply_options(const rexit_call_options& options, const Bundle& bundle, Requ
     check_exit(options.force_exit, bundle);
     request.force_exit = options.force_exit;
   }
+  if (options.has_force_exit != 0 || options.policy != nullptr) request.floor = false;  // it is of the bundle's own rules
   if (options.policy != nullptr) read_own_policy({options.policy, options.policy_bytes}, bundle.policy(), request);
   if (request.deadline_us == 0) request.deadline_us = options.deadline_us;
   if (request.deadline_us == 0) return;

@@ -92,6 +92,7 @@ Policy read_policy(const Json& root, std::size_t exits) {
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
   if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
+  if (root.has("floor")) policy.floor = root.at("floor").at("c").finite_float();
   read_rules(root, policy);
   return policy;
 }

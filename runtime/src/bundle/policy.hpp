@@ -18,6 +18,7 @@ constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 
 constexpr float no_threshold = std::numeric_limits<float>::infinity();  // a threshold at which no candidate stops
+constexpr float no_floor = -std::numeric_limits<float>::infinity();
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
@@ -43,6 +44,7 @@ struct Policy {
   std::size_t patience = 1;
   TopK top_k;
   std::size_t quorum = 0;  // a slate stops when at most so many of it are undecided; 0: never
+  float floor = no_floor;  // a request may leave out candidates with a c below it; no rule reads it
   float prior_shift = 0;   // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;

@@ -19,10 +19,12 @@ bool ranks_before(const Score& a, const Score& b) {
                                                                            : a.item < b.item;
 }
 
-// Fills `scores` with the answers, or the request's top_k of them.
-void rank(const Request& request, const std::vector<Answer>& answers, std::vector<Score>& scores) {
+// Fills `scores` with the answers from the floor on, or the request's top_k of them. The floor says nothing of what a deadline
+// cut short: that stays.
+void rank(const Request& request, const std::vector<Answer>& answers, float floor, std::vector<Score>& scores) {
   scores.clear();
-  for (std::size_t i = 0; i < answers.size(); ++i) scores.push_back({i, answers[i]});
+  for (std::size_t i = 0; i < answers.size(); ++i)
+    if (answers[i].cut_short || !(answers[i].calibrated < floor)) scores.push_back({i, answers[i]});
   if (request.top_k == 0) return;
   const std::size_t count = std::min(request.top_k, scores.size());
   std::partial_sort(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), ranks_before);
@@ -83,7 +85,7 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
 void Request::clear(const Program& program) {
   id.clear();
   user.clear();
-  by_tokens = has_policy = false;
+  by_tokens = has_policy = floor = false;
   query.user.reset();
   query.items.clear();
   query.retrieve = 0;
@@ -211,7 +213,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const std::vector<Answer>& answers = runs ? run(state_->prompt, rule, deadline, stats) : state_->slate.cut_short();
   stats.cut_short = static_cast<std::uint64_t>(
       std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
-  rank(request, answers, state_->scores);
+  rank(request, answers, request.floor ? loaded_->bundle.policy().floor : no_floor, state_->scores);
   stats.total_us = microseconds_since(start);
   return state_->scores;
 }

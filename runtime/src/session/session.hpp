@@ -55,6 +55,7 @@ struct LoadedBundle {
 struct Request {
   std::string id, user;  // as JSON; empty: the request has none
   bool by_tokens = false;
+  bool floor = false;       // whether candidates below the policy's floor are left out
   Query query;              // unless it is by tokens
   TokenPrompt tokens;       // if it is
   StageScores scores;       // NaN where there is none

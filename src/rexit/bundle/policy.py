@@ -62,6 +62,10 @@ class _MadeOn(msgspec.Struct, frozen=True):
     slate: Count = 1
 
 
+class _Floor(msgspec.Struct, frozen=True):
+    c: float
+
+
 class _File(msgspec.Struct, frozen=True):
     """policy.json. null is a threshold that nothing reaches, and elsewhere a missing key."""
 
@@ -73,6 +77,7 @@ class _File(msgspec.Struct, frozen=True):
     made_on: dict[str, Any] | None = None
     prior_shift: float | None = None
     certificate: dict[str, Any] | None = None
+    floor: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,9 @@ class Policy:
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
 
     certificate: what calibration certified, see docs/format/policy.md; no rule reads it. None: nothing.
+
+    floor: the `c` below which a request may leave candidates out, and what it keeps, see docs/format/policy.md. None: there is
+    none.
     """
 
     exits: tuple[ExitPolicy, ...]
@@ -117,6 +125,7 @@ class Policy:
     made_on: Mapping[str, Any] | None = None
     prior_shift: float = 0.0
     certificate: Mapping[str, Any] | None = None
+    floor: Mapping[str, Any] | None = None
 
     @property
     def stops_early(self) -> bool:
@@ -201,6 +210,7 @@ class Policy:
             **({"prior_shift": float(np.float32(self.prior_shift))} if self.prior_shift else {}),
             **({} if self.made_on is None else {"made_on": self.made_on}),
             **({} if self.certificate is None else {"certificate": self.certificate}),
+            **({} if self.floor is None else {"floor": self.floor}),
         }
 
     @classmethod
@@ -210,6 +220,8 @@ class Policy:
         file = typed(document, _File, str(path))
         if file.made_on is not None:
             typed(file.made_on, _MadeOn, str(path), at="made_on")
+        if file.floor is not None:
+            typed(file.floor, _Floor, str(path), at="floor")
         policy = cls(
             tuple(
                 ExitPolicy(
@@ -229,6 +241,7 @@ class Policy:
             file.made_on,
             file.prior_shift or 0.0,
             file.certificate,
+            file.floor,
         )
         if policy.variant_sha256 != variant_sha256:
             raise BundleError(f"{path}: made for another export of this variant: calibrate again")

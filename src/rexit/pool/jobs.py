@@ -182,6 +182,7 @@ class TextsJob(Job):
         scores: First stages' numbers of each document, by name.
         top_k: Only the k best; None: all.
         instruction: In the place of the reranker's own.
+        floor: Whether documents below the policy's floor are left out.
         max_document_tokens: Documents are cut to this many tokens; None: to as many as the model takes.
         may_cut: Whether a document that does not fit is cut; else it is refused.
         force_exit: The exit at which every document stops; None: the policy decides.
@@ -193,6 +194,7 @@ class TextsJob(Job):
     scores: StageScores | None = None
     top_k: int | None = None
     instruction: str | None = None
+    floor: bool = False
     max_document_tokens: int | None = None
     may_cut: bool = True
     force_exit: int | None = None
@@ -228,4 +230,4 @@ class TextsJob(Job):
     def _request(self, texts: Texts) -> tuple[Request, list[bool]]:
         """The request as token ids, and whether each document was cut."""
         prefix, candidates, truncated = texts.prompt(self.query, self.documents, self.instruction, self.max_document_tokens)
-        return Request.tokens(prefix, candidates, self.scores), truncated
+        return Request(prefix=prefix, candidates=candidates, scores=self.scores, floor=self.floor or None), truncated

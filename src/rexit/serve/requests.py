@@ -70,6 +70,7 @@ class RerankRequest(msgspec.Struct):
         Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Only the n best. Null: all, best first.")
     ] = None
     top_k: Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Another name of `top_n`.")] = None
+    floor: Annotated[bool, msgspec.Meta(description="As in /v1/score.")] = False
     instruction: Annotated[
         str | None, msgspec.Meta(description="In the place of the reranker's own, if it reads one; else it is refused.")
     ] = None
@@ -125,6 +126,7 @@ class RerankRequest(msgspec.Struct):
             scores=self.scores,
             top_k=self.top_n or self.top_k,
             instruction=self.instruction,
+            floor=self.floor,
             max_document_tokens=self.max_tokens_per_doc,
             may_cut=self.truncation,
             form=lambda ranking: msgspec.json.encode(self.answer(ranking)),

@@ -33,6 +33,7 @@ def rerank(
         ),
     ],
     top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
+    floor: Annotated[bool, typer.Option("--floor", help="Leave out what is below the policy's floor.")] = False,
     instruction: Annotated[str | None, typer.Option(help="In the place of the reranker's own, if it reads one.")] = None,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
@@ -61,7 +62,7 @@ def rerank(
             if as_json:
                 print_json({"query": query, "variant": name, "results": []})
             return
-        ranking = reranker.ranking(query, texts, top_n, scores=scores, instruction=instruction)
+        ranking = reranker.ranking(query, texts, top_n, scores=scores, floor=floor, instruction=instruction)
     answers, truncated = ranking.scores, ranking.truncated
     rows = [
         {

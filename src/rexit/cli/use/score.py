@@ -44,6 +44,7 @@ def score(
     retrieve: Annotated[int | None, _slate(help=SUMMARIES["retrieve"])] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
     scores: Annotated[list[str] | None, _slate(help="NAME=NUMBER,…: a first stage's scores of the items, in order.")] = None,
+    floor: Annotated[bool, _slate("--floor", help="Leave out what is below the policy's floor.")] = False,
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
@@ -65,10 +66,9 @@ def score(
     OUT has all rows in their order; after a kill the same command continues.
     """
     if pairs is not None:
-        if user is not None or items is not None or retrieve is not None or recent or scores:
-            raise InputError(
-                "--pairs names the users and items; it cannot be combined with --user, --items, --retrieve, --recent or --scores"
-            )
+        if user is not None or items is not None or retrieve is not None or recent or scores or floor:
+            others = "--user, --items, --retrieve, --recent, --scores or --floor"
+            raise InputError(f"--pairs names the users and items; it cannot be combined with {others}")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
         from rexit.batch import score_table
@@ -83,17 +83,17 @@ def score(
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         opened = open_bundle(bundle, variant)
         request = parse_request(opened.catalog, user, items, recent, as_of, inputs, scores, retrieve)
-        _score_slate(opened, request, top_k, threads, json)
+        _score_slate(opened, request, top_k, floor, threads, json)
     else:
         raise InputError("expected --user and --items or --retrieve, or --pairs and --out")
 
 
-def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, json: bool) -> None:
+def _score_slate(bundle: Bundle, request: Request, top_k: int, floor: bool, threads: int, json: bool) -> None:
     from rexit import runtime
 
     variant = bundle.variant.name
     with contextlib.closing(runtime.open(bundle.path, variant, threads=threads)) as session:
-        scores = session.score(request, top_k=top_k)
+        scores = session.score(request, top_k=top_k, floor=floor or None)
     if not scores.stats.known_user:
         means = "placed by --recent alone" if request.recent else "scored without any history"
         say(f"rexit: user {request.user!r} is not in the catalog: {means}")
