@@ -393,8 +393,8 @@ def _described(decision: Decision, recording: Recording, slate: int | None, rate
     conditions = {name: value for name, value in vars(recording.profile.conditions).items() if name != "variant_sha256"}
     made_on = conditions | {"slate": slate, "requests": dict(recording.requests)}
     shift = probabilities.shift(rate)
-    about = {"made_on": made_on, "certificate": decision.certificate(), "floor": promised(decision.floor)}
-    return replace(decision, policy=replace(decision.policy, **about, prior_shift=shift))
+    policy = replace(decision.policy, made_on=made_on, certificate=decision.certificate(), prior_shift=shift)
+    return replace(decision, policy=replace(policy, floor=promised(decision.floor)))
 
 
 def _fitting(source: Source) -> int:

@@ -339,8 +339,8 @@ def fitted_zero(
     users = np.repeat(users, [len(slate.items) for slate in slates])
     liked, weights = np.concatenate([slate.liked for slate in slates]), None
     if not source.labelled:
-        weights = 1 / (1 + np.exp(-answers(slates).astype(np.float64)))
-        weights = np.concatenate([weights, 1 - weights]).astype(np.float32)
+        likely = 1 / (1 + np.exp(-answers(slates).astype(np.float64)))
+        weights = np.concatenate([likely, 1 - likely]).astype(np.float32)
         liked, numbers, users = np.arange(2 * len(users)) < len(users), np.tile(numbers, (2, 1)), np.tile(users, 2)
     if liked.all() or not liked.any():
         raise InputError(f"{source.path}: the {len(liked)} training pairs that exit zero is fitted on are of one label only")
