@@ -35,6 +35,7 @@ from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
+from rexit.request import Request
 from rexit.slates import AnySlate, cut, drawn, slate_size, spread, without_labels
 
 if TYPE_CHECKING:
@@ -182,10 +183,8 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
     if goal.recall is not None and not options.labels:
         raise InputError(f"recall {goal.recall:g}: a floor needs labels, which say what is relevant, and there are none")
     probabilities.check(options.negative_rate)
-    if options.also is not None and not (isinstance(source, Catalog) and options.labels and options.also.drawn):
-        raise InputError(
-            f"also {options.also}: other candidates are drawn from a catalog with labels, uniform[:N] or popularity[:N]"
-        )
+    if options.also is not None and not (isinstance(source, Catalog) and options.labels and options.also.count):
+        raise InputError(f"also {options.also}: expected uniform[:N], popularity[:N] or retrieved[:N], and a catalog with labels")
     if options.measure_costs and not options.from_traces:
         raise InputError("measure costs: is for `--from-traces`; without it they are measured anyway")
     if isinstance(source, SlatesFile):
@@ -279,7 +278,11 @@ ALSO_USERS = 400
 def _other_traces(session: Session, source: Source, candidates: Candidates, progress: Progress) -> Traces:
     """The traces of other candidates of the test split."""
     assert isinstance(source, Catalog)
-    slates = drawn(source, "test", candidates, ALSO_USERS)
+
+    def retrieve(request: Request) -> list[Id]:
+        return session.score(request, force_exit=0).items.tolist()
+
+    slates = drawn(source, "test", candidates, ALSO_USERS, retrieve=retrieve)
     return join(slates, collect(session, slates, f"{candidates} candidates", progress), "test")
 
 

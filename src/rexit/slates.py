@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, overload, runtime_checkable
 
@@ -168,15 +168,24 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     return slates
 
 
-def drawn(catalog: Catalog, split: str, candidates: Candidates, users: int = 0, seed: int = 0) -> list[Slate]:
-    """Returns slates of a catalog's likes with other drawn candidates than its own: one of each user, as of the first like.
+def drawn(
+    catalog: Catalog,
+    split: str,
+    candidates: Candidates,
+    users: int = 0,
+    seed: int = 0,
+    retrieve: Callable[[Request], Iterable[Id]] | None = None,
+) -> list[Slate]:
+    """Returns slates of a catalog's likes with other candidates than its own: one of each user, as of the first like.
 
     Args:
         catalog: A catalog with splits.
         split: `validation` or `test`.
-        candidates: `uniform` or `popularity`, by the number of training likes.
+        candidates: `uniform` or `popularity`, by the number of training likes, beside the likes; `retrieved` have those likes
+            that were retrieved.
         users: Most users, evenly spaced; 0: all.
         seed: Of the draw.
+        retrieve: Returns the items that a request retrieves.
 
     Raises:
         InputError: Other candidates, or a user has too few unmet items.
@@ -185,14 +194,22 @@ def drawn(catalog: Catalog, split: str, candidates: Candidates, users: int = 0, 
 
     from rexit.candidates import Met, draw_unmet, unmet_counts
 
-    if not candidates.drawn:
-        raise InputError(f"candidates {candidates}, expected uniform[:N] or popularity[:N] beside the catalog's own")
+    if not candidates.drawn and (retrieve is None or not candidates.retrieved):
+        raise InputError(f"candidates {candidates}, expected other ones than the catalog's own")
     rows, train, items = catalog.split(split, missed=True), catalog.split("train", missed=True), len(catalog.items)
     weights = np.ones(items)
     if candidates.kind == "popularity":
         weights = np.bincount(train.items[train.liked], minlength=items).astype(np.float64)
     liked = [at for at in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows.users)) + 1) if rows.liked[at].any()]
     likes = [at[rows.liked[at]] for at in spread(liked, users)]
+    if retrieve is not None and candidates.retrieved:
+        slates = []
+        for at in likes:
+            user, inputs = catalog.users.id(int(rows.users[at[0]])), catalog.inputs.decode(rows.codes_of(int(at[0])))
+            moment, liked_ids = int(rows.times[at].min()), catalog.items.take(rows.items[at])
+            chosen = tuple(retrieve(Request(user, retrieve=candidates.count, as_of=moment, inputs=inputs or None)))
+            slates.append(Slate(user, chosen, moment, np.isin(np.array(chosen), np.array(liked_ids)), inputs))
+        return slates
     owners = np.repeat(np.arange(len(likes)), [len(at) for at in likes])
     history, met = catalog.user_table, []
     for at in likes:

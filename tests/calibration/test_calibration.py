@@ -623,9 +623,22 @@ def test_the_policy_is_judged_on_other_candidates_for_information(place: Path) -
             set(slate.items) > set(catalog.items.take(split.items[own & split.liked])) == set(np.array(slate.items)[slate.liked])
         )
         assert len(set(slate.items)) == len(slate.items) and slate.as_of == split.times[own & split.liked].min()
+    requests: list[Request] = []
+    ids = catalog.items.take(np.arange(7))
+
+    def retrieve(request: Request) -> list[Any]:
+        requests.append(request)
+        return list(ids)
+
+    retrieved = drawn(catalog, "test", Candidates("retrieved", 7), retrieve=retrieve)
+    for slate, request in zip(retrieved, requests, strict=True):
+        own = split.users == catalog.users.row(slate.user)
+        likes = set(catalog.items.take(split.items[own & split.liked]))
+        assert slate.items == tuple(ids) and set(np.array(slate.items)[slate.liked]) == likes & set(ids)
+        assert (request.user, request.retrieve, request.as_of) == (slate.user, 7, split.times[own & split.liked].min())
     for options in (OPTIONS, dataclasses.replace(OPTIONS, labels=False)):
-        bad = Candidates("retrieved", 5) if options.labels else Candidates("uniform", 1)
-        with pytest.raises(InputError, match=rf"also {bad}: other candidates are drawn from a catalog with labels"):
+        bad = Candidates("rated") if options.labels else Candidates("uniform", 1)
+        with pytest.raises(InputError, match=rf"also {bad}: expected uniform.*, and a catalog with labels"):
             run(place, options=dataclasses.replace(options, also=bad), open_session=never)
     with pytest.raises(InputError, match=r"candidates uniform:39: a user has not met \d+ items that may be drawn"):
         run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 39)))

@@ -53,7 +53,7 @@ def calibrate(
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
     measure_costs: Annotated[bool, typer.Option("--measure-costs", help="With --from-traces: time this machine again.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
-    also: Annotated[str | None, typer.Option(help="Judge it on uniform:N or popularity:N candidates too.")] = None,
+    also: Annotated[str | None, typer.Option(help="Judge it on uniform:N, popularity:N or retrieved:N candidates too.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
