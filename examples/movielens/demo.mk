@@ -1,11 +1,11 @@
 # make demo: MovieLens 100k from ratings to early-exit scores, on a machine without a GPU. Included by the Makefile at the root.
 #
-# Up to a hundred films are ranked and ten shown: each like comes with nine films, drawn by popularity, that its user had not met.
-# EPOCHS=0.05 trains a third as long.
+# A hundred films are ranked and ten shown: those that the look-up retrieves for a user, as a service does. The model is SmolLM2's
+# first four layers. EPOCHS=0.3 trains a third as long.
 
 MOVIELENS := examples/movielens
 DEMO := $(BUILD)/demo
-EPOCHS ?= 0.15
+EPOCHS ?= 1
 POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
 
 demo: $(DEMO)/summary.json
@@ -14,23 +14,23 @@ demo: $(DEMO)/summary.json
 $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | $(BUILD)/.installed
 	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data
 
-$(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
-    src/rexit/cli/make/tokenizer.py $$(call imports,exporter/prompt/pieces.py)
-	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/tokenizer
+$(DEMO)/smollm2/config.json: examples/finetune/fetch.py | $(BUILD)/.installed
+	$(BIN)/python examples/finetune/fetch.py $(DEMO)/smollm2
 
-$(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml \
+$(DEMO)/model/config.json: $(DEMO)/smollm2/config.json $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
+    src/rexit/cli/make/tokenizer.py $$(call imports,$(MOVIELENS)/model.py exporter/prompt/pieces.py)
+	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/words
+	$(BIN)/python $(MOVIELENS)/model.py $(DEMO)/smollm2 $(DEMO)/words $(DEMO)/data/ml-100k.item $(DEMO)/model
+
+$(DEMO)/catalog/catalog.json: $(DEMO)/model/config.json $(MOVIELENS)/prompt.toml \
     src/rexit/cli/make/index.py $$(call imports,exporter/index.py)
-	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/data/ml-100k.item --users $(DEMO)/data/ml-100k.user \
-	  --tokenizer $(DEMO)/tokenizer --template $(MOVIELENS)/prompt.toml --positive-at 4 --candidates popularity:9 --out $(DEMO)/catalog
+	rm -rf $(DEMO)/checkpoint.training
+	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/model/films.tsv --users $(DEMO)/data/ml-100k.user \
+	  --tokenizer $(DEMO)/model --template $(MOVIELENS)/prompt.toml --positive-at 4 --candidates retrieved:100 --out $(DEMO)/catalog
 
-$(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELENS)/train.py)
-# A head after the last layer alone; thirty-two films behind one prefix.
-	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/model --exits 6 \
-	  --epochs $(EPOCHS) --slate 32 --batch-tokens 1600
-
-$(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/make/heads.py $$(call imports,exporter/heads/frozen_heads.py)
-	$(BIN)/rexit heads $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits auto:4 --keep-last \
-	  --max-slates 1000 --validation-slates 400
+$(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json src/rexit/cli/make/train.py $$(call imports,exporter/training/fine_tuning.py)
+	$(BIN)/rexit train $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits 1,2,4 --epochs $(EPOCHS) \
+	  --slate 50 --batch-tokens 4000 --rate 5e-4
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/make/export.py src/rexit/cli/make/compile.py $$(call imports,exporter/export.py exporter/engine/compile.py)
@@ -44,9 +44,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 
 # What calibrates also runs the compiled runtime.
 $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
-# Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine films drawn for each like.
-	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --slate 100 --max-drop 0.01 \
-	  --negative-rate 1
+	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --max-drop 0.01
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
     src/rexit/cli/check/bench.py $$(call imports,src/rexit/measure.py)

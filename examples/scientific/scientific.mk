@@ -13,10 +13,11 @@ SLATES ?= 3000
 USERS ?= 800
 LAYERS ?= 6
 EXITS ?= 2,4,6
+CANDIDATES ?= popularity:9
 HERE := examples/scientific
 PLACES := --metric ndcg@10 --top-k 10 --max-drop 0.01
 INDEX = $(BIN)/rexit index --interactions $(OUT)/data/purchases.csv --items $(OUT)/data/items.parquet --column time=place \
-  --implicit --split leave-last:1,1 --candidates retrieved:100 --tokenizer $(OUT)/smollm2
+  --implicit --split leave-last:1,1 --candidates $(CANDIDATES) --tokenizer $(OUT)/smollm2
 
 .DELETE_ON_ERROR:
 table: $(OUT)/table.md
@@ -53,7 +54,7 @@ $(OUT)/decoder/bundle/manifest.json: $(OUT)/decoder/checkpoint/exits.json
 	$(BIN)/rexit export $(OUT)/decoder/checkpoint --catalog $(OUT)/catalog --out $(OUT)/decoder/bundle
 
 $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json: $(OUT)/decoder/bundle/manifest.json
-	$(BIN)/rexit calibrate $(OUT)/decoder/bundle --catalog $(OUT)/catalog $(PLACES) --also popularity:49
+	$(BIN)/rexit calibrate $(OUT)/decoder/bundle --catalog $(OUT)/catalog $(PLACES) --also retrieved:100 --max-slates $(SLATES)
 
 # An encoder of (last titles, product), with exit zero's log-odds as the first stage's score.
 $(OUT)/pairs/slates.jsonl: $(OUT)/catalog/catalog.json

@@ -1,9 +1,9 @@
 """Rankings of test slates side by side: baselines, exit zero, models by depth, and policies, on three kinds of candidates.
 
     python examples/scientific/table.py CATALOG DATA --numbers NUMBERS --model SmolLM2=BUNDLE \
-        --pairs MiniLM=BUNDLE [--users 800] [--draws retrieved,popularity:99,uniform:99] [--json FILE]
+        --pairs MiniLM=BUNDLE [--users 800] [--draws retrieved:100,popularity:99,uniform:99] [--json FILE]
 
-CATALOG is of `rexit index`, with retrieved candidates and an exit zero that reads text; NUMBERS the same without text. DATA is
+CATALOG is of `rexit index`, with an exit zero that reads text; NUMBERS the same without text. DATA is
 the folder of prepare.py with items.parquet. `--model` is a bundle of CATALOG, `--pairs` one of pairs.py's slates. Test users are
 those with the like in their slate, the same for all rankings of a draw. Each ranking has its NDCG@10 and user AUC, the
 difference of NDCG@10 to exit zero with its 95 % interval over users (paired bootstrap), and NDCG@10 by the number of training
@@ -36,7 +36,7 @@ from rexit.exporter.zero import zero_log_odds
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import ByUser, bootstrap
-from rexit.slates import Slate, cut, drawn, spread
+from rexit.slates import Slate, drawn, spread
 
 Scores = NDArray[np.floating[Any]]
 Rankings = dict[str, Scores]
@@ -44,11 +44,13 @@ LATEST = 8
 GROUPS = ((0, 0), (1, 4), (5, 19), (20, 10**9))
 
 
-def slates_of(catalog: Catalog, candidates: Candidates, users: int) -> list[Slate]:
-    """Returns the test slates of one kind of candidates that have a like."""
+def slates_of(catalog: Catalog, candidates: Candidates, users: int, bundle: Path) -> list[Slate]:
+    """Returns the test slates of one kind of candidates that have a like. bundle: one of the catalog, which retrieves."""
     if candidates.drawn:
         return drawn(catalog, "test", candidates, users)
-    return spread([slate for slate in cut(catalog, "test") if slate.liked.any()], users)
+    with runtime.open(bundle) as session:
+        slates = drawn(catalog, "test", candidates, retrieve=lambda request: session.score(request, force_exit=0).items.tolist())
+    return spread([slate for slate in slates if slate.liked.any()], users)
 
 
 def looked_up(catalog: Catalog, slates: Sequence[Slate], texts: Texts, vectors: NDArray[np.float32]) -> Rankings:
@@ -145,7 +147,7 @@ def main(args: argparse.Namespace) -> None:
     likes = np.bincount(train.items[train.liked], minlength=len(catalog.items))
     written: dict[str, Any] = {}
     for candidates in map(Candidates.parse, args.draws.split(",")):
-        slates = slates_of(catalog, candidates, args.users)
+        slates = slates_of(catalog, candidates, args.users, args.models[0][1])
         sizes = [len(slate.items) for slate in slates]
         rankings = looked_up(catalog, slates, texts, vectors)
         rankings["exit zero by numbers"] = np.concatenate(zero_log_odds(numbers, slates))
@@ -177,6 +179,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=_named, action="append", default=[], dest="models", metavar="NAME=BUNDLE")
     parser.add_argument("--pairs", type=_named, action="append", default=[], metavar="NAME=BUNDLE")
     parser.add_argument("--users", type=int, default=800, help="most test users of each kind of candidates (800; 0: all)")
-    parser.add_argument("--draws", default="retrieved,popularity:99,uniform:99")
+    parser.add_argument("--draws", default="retrieved:100,popularity:99,uniform:99")
     parser.add_argument("--json", type=Path)
     main(parser.parse_args())

@@ -48,12 +48,13 @@ def calibrate(
     top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Compare with the full model alone.")] = False,
     slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; if retrieved, all.")] = None,
+    max_slates: Annotated[int, typer.Option(help="Most slates of a split; 0: all.")] = 5000,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
     measure_costs: Annotated[bool, typer.Option("--measure-costs", help="With --from-traces: time this machine again.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
-    also: Annotated[str | None, typer.Option(help="Judge it on uniform:N, popularity:N or retrieved:N candidates too.")] = None,
+    also: Annotated[str | None, typer.Option(help="Judge it on popularity:N or other candidates, too.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
@@ -76,6 +77,7 @@ def calibrate(
         recall=recall,
         labels=not no_labels,
         slate=slate,
+        max_slates=max_slates,
         device=device,
         threads=threads,
         from_traces=from_traces,
