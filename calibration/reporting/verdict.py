@@ -48,8 +48,8 @@ class Verdict:
         comparison: how a dynamic policy compares with the best fixed depth that costs no more; None if there is no such depth.
         guarantee: in a sentence; None for full depth.
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
-        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason, or if its layers
-            add to the look-up all the same.
+        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason, or if the
+            layers add to the look-up all the same.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
         also: how the policy ranks other candidates, in a sentence; None: nobody asked.
         floor: what the floor keeps and leaves out, or why there is none; likewise.

@@ -6,7 +6,7 @@
 MOVIELENS := examples/movielens
 DEMO := $(BUILD)/demo
 EPOCHS ?= 1
-POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
+POLICY := $(DEMO)/bundle/variants/cpu-int8/policy.json
 
 demo: $(DEMO)/summary.json
 	@$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --show
@@ -44,7 +44,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 
 # What calibrates also runs the compiled runtime.
 $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
-	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --max-drop 0.01
+	$(BIN)/rexit calibrate $(DEMO)/bundle --variant cpu-int8 --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --max-drop 0.01
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
     src/rexit/cli/check/bench.py $$(call imports,src/rexit/measure.py)

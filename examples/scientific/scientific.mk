@@ -1,18 +1,19 @@
 # Amazon Scientific from its zip to a table of rankings. Every step resumes where it was stopped.
 #
-#   make -f examples/scientific/scientific.mk ZIP=scientific.zip [OUT=build/scientific] [STEPS=700] [USERS=800]
+#   make -f examples/scientific/scientific.mk ZIP=scientific.zip [OUT=build/scientific] [STEPS=300] [USERS=800]
 #
-# Two models on the same retrieved candidates: SmolLM2's first layers read a history and products in words, MiniLM reads
+# Two models on the same candidates: SmolLM2's first layers read a history and products in words, MiniLM reads
 # (last titles, product) as a cross-encoder. STEPS=20 SLATES=60 USERS=40 shows in a while that all of it works.
 
 ZIP ?= scientific.zip
 OUT ?= build/scientific
 BIN ?= .venv/bin
-STEPS ?= 700
-SLATES ?= 3000
+STEPS ?= 300
+SLATES ?= 2000
 USERS ?= 800
-LAYERS ?= 6
-EXITS ?= 2,4,6
+LAYERS ?= 4
+EXITS ?= 1,2,4
+ENCODER_EXITS ?= 2,4,6
 CANDIDATES ?= popularity:9
 HERE := examples/scientific
 PLACES := --metric ndcg@10 --top-k 10 --max-drop 0.01
@@ -61,7 +62,7 @@ $(OUT)/pairs/slates.jsonl: $(OUT)/catalog/catalog.json
 	$(BIN)/python $(HERE)/pairs.py $(OUT)/catalog $(OUT)/data/items.csv $(OUT)/pairs --slates $(SLATES)
 
 $(OUT)/encoder/checkpoint/exits.json: $(OUT)/pairs/slates.jsonl
-	$(BIN)/rexit train $(OUT)/minilm --slates $(OUT)/pairs/slates.jsonl --out $(OUT)/encoder/checkpoint --exits $(EXITS) \
+	$(BIN)/rexit train $(OUT)/minilm --slates $(OUT)/pairs/slates.jsonl --out $(OUT)/encoder/checkpoint --exits $(ENCODER_EXITS) \
 	  --rate 8e-5 --steps $(STEPS)
 
 $(OUT)/encoder/bundle/manifest.json: $(OUT)/encoder/checkpoint/exits.json
