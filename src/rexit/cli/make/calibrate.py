@@ -62,8 +62,7 @@ def calibrate(
     Run it on the device that will serve. Writes policy.json and its report into the variant's folder.
 
     ```
-    rexit calibrate bundle --catalog catalog
-    rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
+    rexit calibrate bundle --catalog catalog --max-drop 0.02
     ```
     """
     from rexit.calibration import CalibrationOptions
