@@ -89,3 +89,17 @@ def test_the_prior_shift_multiplies_the_odds() -> None:
     shifted = replace(policy(FREE), prior_shift=float(np.float32(np.log(0.25))))
     z = np.float32([[0], [np.log(4)], [-1e30], [1e30]])
     np.testing.assert_allclose(shifted.probabilities(z)[:, 0], [0.2, 0.5, 0, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("exits", "changes", "early"),
+    [
+        ((ExitPolicy(), ExitPolicy(), ExitPolicy(upper=1.0)), {}, False),
+        ((ExitPolicy(), ExitPolicy(upper=1.0), ExitPolicy()), {}, True),
+        ((ExitPolicy(lower=1.0), ExitPolicy(), ExitPolicy()), {}, True),
+        ((ExitPolicy(), ExitPolicy()), {"quorum": 1}, True),
+        ((ExitPolicy(keep=2), ExitPolicy()), {}, True),
+    ],
+)
+def test_a_policy_stops_early_by_a_limit_before_the_last_exit(exits: tuple, changes: dict, early: bool) -> None:
+    assert Policy(exits, 1, "", **changes).stops_early == early
