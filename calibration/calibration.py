@@ -215,7 +215,8 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
 
 def _slates(bundle: Bundle, source: Source, options: CalibrationOptions, goal: Goal) -> SlatesBySplit:
     """The slates of validation and test. Raises InputError for a goal that they cannot serve, before minutes of scoring."""
-    slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
+    limits = {"validation": options.max_slates, "test": options.test_slates or options.max_slates}
+    slates = {name: spread(cut(source, name, options.slate), limit) for name, limit in limits.items()}
     if not options.labels:
         slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
     users = list({slate.user: None for slate in slates["validation"]})
@@ -249,6 +250,7 @@ def _recording(
         "slates_sha256": None if isinstance(source, Catalog) else source.sha256,
         "slate": options.slate,
         "max_slates": options.max_slates,
+        "test_slates": options.test_slates,
     }
     former = None
     if options.from_traces:

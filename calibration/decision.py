@@ -45,7 +45,8 @@ FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"
 """Rows of the test split: what the last exit answers, and its own head's answer where its map reads all heads."""
 
 TABLE_METRICS = ("ndcg@10", "user-auc", "auc", "logloss")
-"""Metrics in every table."""
+LABEL_FREE_TABLE = ("expected-ndcg@10", "top-k-overlap@10", "agreement")
+"""Metrics in every table; and without labels. An overlap needs larger slates."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def decide(
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
-    comparison = Comparison(evaluate(test, _table_metrics(goal, test.labelled)))
+    comparison = Comparison(evaluate(test, _table_metrics(goal, test)))
     last = len(depths) - 1
     rows = [comparison.fixed_row(FULL_DEPTH, last), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(last))]
     if choice.reads == choice_of_maps.ALL:
@@ -215,12 +216,13 @@ def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
         raise InputError("the full model gives all candidates of a slate the same score, in every slate: it ranks nothing")
 
 
-def _table_metrics(goal: Goal, labelled: bool) -> tuple[Metric, ...]:
+def _table_metrics(goal: Goal, test: Traces) -> tuple[Metric, ...]:
     """The goal's metrics, then the usual ones."""
     names = [metric.name for metric in goal.metrics]
-    table = TABLE_METRICS if labelled else ("expected-ndcg@10", "agreement")
-    others = [name for name in table if name not in names]
-    return (*goal.metrics, *map(metrics.parse, others))
+    table = TABLE_METRICS if test.labelled else LABEL_FREE_TABLE
+    largest = int(np.diff(test.offsets).max())
+    others = [metric for metric in map(metrics.parse, table) if metric.name not in names]
+    return (*goal.metrics, *(metric for metric in others if metric.kind != "top-k-overlap" or metric.k < largest))
 
 
 Interval = tuple[float, float, float]

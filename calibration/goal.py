@@ -130,6 +130,7 @@ class CalibrationOptions:
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
         slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
         max_slates: the most slates of each split, evenly spaced; 0: all.
+        test_slates: the most of the test split, where it is fewer; 0: as `max_slates`.
         timed_slates: number of slates to time.
         repeats: timings of each, whose median counts.
         device, threads: as for `rexit.open`.
@@ -148,6 +149,7 @@ class CalibrationOptions:
     labels: bool = True
     slate: int | None = None
     max_slates: int = 5000
+    test_slates: int = 0
     timed_slates: int = 16
     repeats: int = 5
     device: Device | None = None

@@ -4,8 +4,7 @@ A head is a logistic regression with a ridge:
 
 1. Each of the H numbers is scaled to mean 0 and deviation 1 over the training candidates, so that one ridge suits all.
 2. L-BFGS minimizes the mean loss of the candidates (`Target`) plus ridge / 2 times the squared weights, from a strong ridge to
-   weak ones, each from the one before. It moves in coordinates in which the loss curves alike in every direction: rows of one
-   layer are so correlated that it takes ten times the steps without.
+   weak ones, each from the one before.
 3. A lower precision rounds rows, and a head with large weights on numbers that vary little would amplify that. So the loss is the
    expected one under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
    for each squared weight of the row.
@@ -35,15 +34,16 @@ choose ridges, targets and exits; the other users, on whom no choice depends, gi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -56,6 +56,8 @@ from rexit.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bo
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 MAX_STEPS = 60
+MAX_BYTES = 1 << 32
+"""Most memory of the layers that are fitted side by side."""
 ROUNDING = 0.02
 """Standard deviation of the noise on each number of a row with root mean square 1. int8 on the CPU moved the log-odds of heads on
 SmolLM2-135M as much as noise of 0.012 (layer 1) to 0.028 (layer 19)."""
@@ -131,28 +133,26 @@ class Regression:
         deviation = np.sqrt(np.einsum("nh,nh->h", self._x, self._x, dtype=np.float64) / len(self._x))
         self._scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
         self._x *= self._scale
-        self._moments = (self._x.T @ self._x).astype(np.float64) / len(self._x)
 
     def fit(self, target: Target, ridge: float, start: FittedHead | None = None) -> FittedHead:
         """target: what the rows' head should answer. start: the initial head; None: zeros."""
         x, n = self._x, len(self._x)
         penalty = ridge + ROUNDING**2 / 4 * self._scale.astype(np.float64) ** 2
-        share = float(np.clip(target.probability.mean(), 1e-6, 1 - 1e-6))
-        root = cholesky(share * (1 - share) * self._moments + np.diag(penalty))  # upper: weights are root^-1 u
 
         def value(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            weight = solve_triangular(root, at[:-1])
+            weight = at[:-1]
             z = x @ weight.astype(np.float32) + np.float32(at[-1])
             slopes = target.slopes(z)
             loss = float(target.losses(z).mean()) + float(penalty @ weight**2) / 2
             slope = (slopes.astype(np.float32) @ x).astype(np.float64) / n + penalty * weight
-            return loss, np.r_[solve_triangular(root, slope, trans="T"), slopes.mean()]
+            return loss, np.r_[slope, slopes.mean()]
 
+        share = float(np.clip(target.probability.mean(), 1e-6, 1 - 1e-6))
         begin = np.r_[np.zeros(x.shape[1]), np.log(share / (1 - share))]
         if start is not None:
-            begin = np.r_[root @ start.weight, start.bias + float(self._mean @ (self._scale * start.weight))]
+            begin = np.r_[start.weight, start.bias + float(self._mean @ (self._scale * start.weight))].astype(np.float64)
         optimum = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": 1e-8, "gtol": 1e-6})
-        weight = solve_triangular(root, optimum.x[:-1]).astype(np.float32)
+        weight = optimum.x[:-1].astype(np.float32)
         return FittedHead(self._scale, weight, float(optimum.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
 
 
@@ -311,9 +311,9 @@ def fit_layers(
     else:
         targets = {"last": answer_target(train, answer[train.rows])}
     layers = len(file.hidden)
-    fits = [
-        _fit_layer(k + 1, file.hidden[k], train, validation, targets, parts) for k in tracked(range(layers), "heads", progress)
-    ]
+    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, MAX_BYTES // (8 * file.hidden[0].size)))) as pool:
+        futures = [pool.submit(_fit_layer, k + 1, file.hidden[k], train, validation, targets, parts) for k in range(layers)]
+        fits = [future.result() for future in tracked(futures, "heads", progress)]
 
     last = LayerHead(layers, None, None, None, parts.losses(own_log_odds), {}, own_log_odds) if own else None
     own_is_last = bool(keep_last)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rexit
 from builders.data.indexed_catalog import write_indexed_catalog
+from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
+from builders.models.encoders import WORDS, write_encoder
 from rexit.bundle import Bundle, Catalog
-from rexit.cli.make.build import _Left
+from rexit.cli.make.build import _SHARES, _Left
 from running.command import Run, assert_one_line
 
 
@@ -41,6 +44,35 @@ def test_a_checkpoint_with_exits_is_exported_and_calibrated(run: Run, data: Path
     assert again.code == 0 and "export" not in again.err and "step 3 of 3, calibrate" in again.err, again.err
     assert Bundle.open(out).policy() is not None
     assert_one_line(run("build", data / "model", *words[2:]), 2, "out.build: began with model", "expected")
+
+
+def write_log(path: Path, queries: int) -> Path:
+    """Writes what was shown to so many queries, a third of which were asked twice: nothing but `query` and `candidates`."""
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(WORDS[:20], 4)) for _ in range(queries)]
+    asked = [*texts, *texts[: queries // 3]]
+    rows = [{"query": text, "candidates": [" ".join(random.choice(WORDS[:20], 5)) for _ in range(12)]} for text in asked]
+    return write_slates(path, rows)
+
+
+def test_a_log_without_labels_is_enough(run: Run, tmp_path: Path) -> None:
+    model, log, out = write_encoder(tmp_path / "model"), write_log(tmp_path / "log.jsonl", 150), tmp_path / "out"
+    ended = run("build", model, "--slates", log, "--out", out, "--precision", "int8,fp32")
+    assert ended.code == 0, ended.err
+    assert "certify: a loss of 0.1 can be confirmed; 0.01 takes 314" in ended.err
+    assert "against the full model, not against the truth" in ended.out.partition("\n\n")[0]
+    opened = Bundle.open(out)
+    assert len(opened.exits) > 1 and opened.policy() is not None
+    for text in ("the model, float32", "full depth", "policy", "same first 10 as above", "expected-ndcg@10"):
+        assert text in ended.out, ended.out
+    with rexit.Reranker(out) as reranker:
+        assert len(reranker.rank(WORDS[0], [WORDS[0], WORDS[1]])) == 2
+
+
+def test_a_log_that_can_confirm_nothing_is_refused_first(run: Run, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.jsonl", 20)
+    ended = run("build", tmp_path / "no model", "--slates", log, "--out", tmp_path / "out")
+    assert_one_line(ended, 2, "log.jsonl: ", " of its queries certify, expected at least 30: about a quarter of a log does")
 
 
 @pytest.mark.slow
@@ -73,11 +105,9 @@ def test_minutes_left() -> None:
     """Of steps that take as long as their shares, whatever the machine."""
     now, lines = 0.0, list[str]()
     left = _Left(lines.append, lambda: now)
-    for step, seconds, stage in (
-        ("heads", 640, "forward pass, tokens"),
-        ("export", 170, "validation slates, int8"),
-        ("calibrate", 190, "validation"),
-    ):
+    stages = {"heads": "forward pass, tokens", "export": "validation slates, int8", "calibrate": "validation"}
+    for step, stage in stages.items():
+        seconds = round(1000 * _SHARES[step])
         begin, report = now, left.step(step, lambda *_: None)
         report("load", 0, 1)
         for n in range(seconds // 10 + 1):
@@ -89,4 +119,5 @@ def test_minutes_left() -> None:
         "heads, about 15 min left",
     ]
     assert lines[-1] == "rexit: step 3 of 3, calibrate, about 1 min left"
-    assert json.dumps(lines).count("step 2 of 3, export, about 6 min left") == 1
+    rest = round((1000 - 1000 * _SHARES["heads"]) / 60)
+    assert json.dumps(lines).count(f"step 2 of 3, export, about {rest} min left") == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_indexed_catalog(place, 60, taste=True)
     tiny_model().save_pretrained(place / "model")
     return place
+
+
+def test_products_of_a_command_run_in_one_thread() -> None:
+    """Else small ones wait for each other's threads wherever the cores have other work."""
+    script = """
+from rexit.cli import _run
+def show():
+    import numpy, scipy.linalg
+    from threadpoolctl import threadpool_info
+    print({pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"})
+_run(show)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "{1}\n", done.stderr
 
 
 @pytest.mark.slow

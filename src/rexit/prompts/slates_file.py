@@ -30,7 +30,7 @@ from rexit.bundle.files import digest, short, typed
 from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.request import Request
-from rexit.roles import Roles, split_of
+from rexit.roles import Roles, chooses, split_of
 from rexit.slates import Slate, SlateT, TokenSlate, parts
 
 if TYPE_CHECKING:
@@ -226,6 +226,14 @@ def _logged_scores(logged: Request, names: Sequence[str]) -> dict[str, NDArray[n
         if name in names and len(numbers) != count:
             raise InputError(f"scores.{name} has {len(numbers)} numbers, expected one for each of items, {count}")
     return {name: np.array(list(map(parse_score, scores.get(name, [None] * count))), np.float32) for name in names}
+
+
+def certifying_groups(path: Path) -> tuple[int, bool]:
+    """Returns how many groups of a file certify, and whether all slates have labels, without a tokenizer. Raises InputError."""
+    rows = _grouped(path)[1]
+    splits = {row.group: row.split or split_of(row.group) for row in rows}
+    certifying = sum(split == "validation" and not chooses(group) for group, split in splits.items())
+    return certifying, all(label is not None for row in rows for label in row.labels)
 
 
 def _named_splits(path: Path, rows: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,20 +12,30 @@ import typer
 
 from rexit import __version__
 from rexit.cli.common.arguments import CatalogOption, RerankerOption, SlatesOption, answers_of, check_one_source
-from rexit.cli.common.output import SILENCE, progress, say, shown, stdout
-from rexit.cli.make.calibrate import calibrate_variant, print_calibration
+from rexit.cli.common.output import SILENCE, print_table, progress, say, shown, stdout
+from rexit.cli.make.calibrate import calibrate_variant
 from rexit.errors import InputError
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.progress import DETAIL, Progress
 
 if TYPE_CHECKING:
     from rexit.bundle import Bundle
+    from rexit.calibration import Calibration
 
 _STATE, _CHECKPOINT = "build.json", "checkpoint"
-_SHARES = {"heads": 0.64, "export": 0.17, "calibrate": 0.19}
+_SHARES = {"heads": 0.24, "export": 0.32, "calibrate": 0.44}
 """What each step takes of the whole: MiniLM's, on 1,000 queries of 20 documents."""
+_FIT_SLATES, _CHOOSE_SLATES, _GATE_SLATES, _TEST_SLATES = 400, 120, 100, 150
+"""Most slates of a log that fit heads, choose them, judge a precision, test the policy. More change little, and take minutes."""
+_DROPS = (0.01, 0.02, 0.05, 0.1)
+"""Losses to certify: the first that the log's queries can confirm."""
+_EXACT, _SAME = "cpu-fp32", "same first 10 as above"
+_TIMED, _REPEATS = 8, 5
+"""Golden slates that are timed, and how often each."""
 _LONG = {"heads": "forward pass, tokens", "export": "validation slates, ", "calibrate": "validation"}
 """The longest stage of each step."""
+_ENOUGH = 0.05
+"""Share of it that tells how long the rest takes."""
 _FAST = {
     "int8": ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm"),
     "bf16": ("amx_bf16", "avx512_bf16", "bf16"),
@@ -39,7 +50,9 @@ def build(
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
     precision: Annotated[str | None, typer.Option(help="As of export. Default: those that this machine runs fast.")] = None,
-    max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Most that a metric may lose. Default: 0.01, or what a small log can confirm.")
+    ] = None,
     reranker: RerankerOption = None,
 ) -> None:
     """Make a calibrated bundle of a model: heads, export and calibrate, one after the other.
@@ -49,13 +62,13 @@ def build(
     rexit build SmolLM2-135M --catalog catalog --out bundle
     ```
 
-    The three commands have more options. A checkpoint with exits keeps its heads. Slates need no labels. Stopped, it continues
-    where it was. A precision that ranks worse is left out, and the page at the end says why.
+    A log of `query` and `candidates` is enough. Without labels a bundle holds the model's ranking, not the truth. The three
+    commands have more options. A checkpoint with exits keeps its heads. Stopped, it continues where it was. A precision that
+    ranks worse is left out, and the page at the end says why.
     """
     check_one_source(catalog, slates)
-    bundle, refused = _build(model, out, catalog, slates, precision, max_drop, reranker)
-    for name, reason in refused.items():
-        stdout.print(f"{name} is not in the bundle: {reason}")
+    bundle, result, refused = _build(model, out, catalog, slates, precision, max_drop, reranker)
+    _print_page(bundle, result, refused)
     lines = (
         'Recommender("{}").recommend(user, top_k=10)'
         if catalog is not None
@@ -70,10 +83,11 @@ def _build(
     catalog: Path | None,
     slates: Path | None,
     precision: str | None,
-    max_drop: float,
+    max_drop: float | None,
     reranker: str | None,
-) -> tuple[Bundle, Mapping[str, str]]:
-    """Returns the bundle with its calibrated variant, and why others are not in it, by name."""
+) -> tuple[Bundle, Calibration | None, Mapping[str, str]]:
+    """Returns the bundle with its calibrated variant, the calibration (None: it has one exit), and why other variants are not in
+    the bundle, by name."""
     from rexit.bundle import Bundle
     from rexit.calibration import CalibrationOptions
     from rexit.exporter.checkpoints.checkpoint import EXITS
@@ -82,6 +96,7 @@ def _build(
 
     answers = answers_of(reranker, catalog)
     state = _State.of(out, model, catalog, slates, precision, reranker)
+    drop = max_drop if max_drop is not None else _DROPS[0] if slates is None else _confirmable(slates)
     has_exits = (Path(model) / EXITS).is_file()
     checkpoint, left = Path(model) if has_exits else state.folder / _CHECKPOINT, _Left(say)
     with progress() as bar:
@@ -89,7 +104,8 @@ def _build(
             left.skip("heads")
             state.finish("heads", {})
         else:
-            heads = HeadsOptions(**answers)
+            limits = {} if slates is None else {"max_slates": _FIT_SLATES, "validation_slates": _CHOOSE_SLATES}
+            heads = HeadsOptions(**answers, **limits)
             fit_heads(model, catalog, checkpoint, heads, slates=slates, progress=left.step("heads", shown(bar)))
             state.finish("heads", {})
         if state.done("export", out):
@@ -97,19 +113,98 @@ def _build(
         else:
             text = (checkpoint / "tokenizer.json").is_file()
             precisions = _fast_precisions() if precision is None else tuple(part.strip() for part in precision.split(","))
-            export = ExportOptions(precisions=precisions, with_tokenizer=text)
+            gate = {} if slates is None else {"quality_slates": _GATE_SLATES}
+            export = ExportOptions(precisions=precisions, with_tokenizer=text, **gate)
             report = export_bundle(checkpoint, catalog, out, export, slates=slates, progress=left.step("export", shown(bar)))
             state.finish("export", {"refused": report.refused})
-        opened = Bundle.open(out, Bundle.open(out).manifest.variants[0])
-        can_stop = len(opened.manifest.exits) > 1
-        if can_stop:
-            options = CalibrationOptions(max_drop=max_drop)
+        opened, result = Bundle.open(out, Bundle.open(out).manifest.variants[0]), None
+        if len(opened.manifest.exits) > 1:
+            options = CalibrationOptions(max_drop=drop, test_slates=0 if slates is None else _TEST_SLATES)
             result = calibrate_variant(opened, catalog, slates, options, left.step("calibrate", shown(bar)))
-    if can_stop:
-        print_calibration(opened, result)
-    else:
+    return opened, result, state.of_step("export")["refused"]
+
+
+def _confirmable(slates: Path) -> float:
+    """Returns the least of _DROPS that the queries of a log can certify; with labels the first, as losses may be gains.
+
+    Raises:
+        InputError: None of them, not even if nobody loses anything.
+    """
+    import numpy as np
+
+    from rexit.calibration.certify import users_needed
+    from rexit.prompts.slates_file import certifying_groups
+
+    count, labelled = certifying_groups(slates)
+    needed = {drop: users_needed(np.zeros(1), (0.0, 1.0), drop) for drop in _DROPS}
+    drop = next((drop for drop in _DROPS if labelled or count >= needed[drop]), None)
+    if drop is None:
+        raise InputError(
+            f"{slates}: {count} of its queries certify, expected at least {needed[_DROPS[-1]]:.0f}: about a quarter of a log does"
+        )
+    if drop > _DROPS[0]:
+        say(f"rexit: {count} queries certify: a loss of {drop:g} can be confirmed; {_DROPS[0]:g} takes {needed[_DROPS[0]]:.0f}")
+    return drop
+
+
+def _print_page(bundle: Bundle, result: Calibration | None, refused: Mapping[str, str]) -> None:
+    """Prints what was gained, what was refused and why, and what it would take."""
+    if result is None:
         stdout.print("No earlier layer has a head worth stopping at: the bundle has one exit, and answers at its depth.")
-    return opened, state.of_step("export")["refused"]
+    else:
+        for line in result.verdict.lines:
+            stdout.print(line, soft_wrap=False)
+        print_table("A query, before and after, timed in turn on this machine", _gains(bundle, result.report))
+        if result.verdict.shortfall is not None:
+            stdout.print(f"Earlier stops: {result.verdict.shortfall}.")
+    for name, reason in refused.items():
+        stdout.print(f"{name} is not in the bundle: {reason}")
+
+
+def _gains(bundle: Bundle, report: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Rows of the model in float32, of the variant at full depth, and with its policy."""
+    ways = {row["policy"]: row for row in report["table"]}
+    quality, overlap = bundle.variant.quality, "top-k-overlap@10"
+    same = {
+        "full depth": quality["exits"][-1].get("overlap") if quality else None,
+        "policy": ways["policy"]["values"].get(overlap),
+    }
+    rows: list[dict[str, object]] = []
+    for name, value in same.items():
+        way = ways[name]
+        rows.append(
+            {
+                "": f"{bundle.variant.name}, {name}",
+                "ms": f"{way['ms_per_slate']:.1f}",
+                "layers": f"{way['mean_layers']:.1f}",
+                _SAME: "" if value is None else f"{value:.4f}",
+                **{metric: f"{way['values'][metric]:.4f}" for metric in report["settings"]["metrics"]},
+            }
+        )
+    if bundle.has_catalog or _EXACT not in bundle.manifest.variants or bundle.variant.name == _EXACT:
+        return rows
+    before, *after = _times(bundle)
+    exact = dict.fromkeys(rows[0], "") | {"": "the model, float32", "ms": f"{before:.1f}", "layers": rows[0]["layers"]}
+    return [exact, *({**row, "ms": f"{time_ms:.1f}"} for row, time_ms in zip(rows, after, strict=True))]
+
+
+def _times(bundle: Bundle) -> list[float]:
+    """Median milliseconds of a golden slate by float32, and by the bundle's variant at full depth and with its policy."""
+    import numpy as np
+
+    from rexit import Request, runtime
+
+    slates = bundle.golden().slates[:_TIMED]
+    requests = [Request.tokens(slate.prefix, slate.candidates, slate.scores) for slate in slates]
+    last = len(bundle.exits) - 1
+    exact, fast = (runtime.open(bundle.path, name) for name in (_EXACT, bundle.variant.name))
+    modes = ((exact, exact.info.exits - 1), (fast, last), (fast, None))
+    with contextlib.closing(exact), contextlib.closing(fast):
+        micros = [
+            [[session.score(request, force_exit=exit_).stats.total_us for session, exit_ in modes] for request in requests]
+            for _ in range(_REPEATS)
+        ]
+    return [float(value) / 1000 for value in np.median(micros, axis=0).mean(0)]
 
 
 class _State:
@@ -197,21 +292,26 @@ class _Left:
         """Begins a step. Returns its Progress, which also calls `show`."""
         share, begin, number = self._rest.pop(step), self._clock(), len(_SHARES) - len(self._rest)
         rest, before, worked = sum(self._rest.values()), self._seconds, self._worked
-        last = -1.0
+        said, stage, stage_began = -1.0, "", begin
 
         def report(what: str, done: int, total: int) -> None:
-            nonlocal last
+            nonlocal said, stage, stage_began
             show(what, done, total)
             if what == "load" and not done:  # what cannot be loaded is refused in one line
                 return
-            now = self._clock()
-            part = done / total if total and what.split(DETAIL)[0].startswith(_LONG[step]) else 0.0
+            now, name = self._clock(), what.split(DETAIL)[0]
+            if name != stage:
+                stage, stage_began = name, now
+            part = done / total if total and name.startswith(_LONG[step]) else 0.0
             self._seconds, self._worked = before + now - begin, worked + share
-            if last >= 0 and (now - last < SILENCE or not part):
+            if said >= 0 and (now - said < SILENCE or part < _ENOUGH):
                 return
-            last = now
-            whole = worked + share * part
-            minutes = (share * (1 - part) + rest) * (before + now - begin) / whole / 60 if whole else None
+            said = now
+            whole = stage_began - begin + (now - stage_began) / part if part else 0.0  # seconds of this step
+            parts = worked + share if whole else worked
+            minutes = (
+                (whole - (now - begin) + ((0 if whole else share) + rest) * (before + whole) / parts) / 60 if parts else None
+            )
             about = "" if minutes is None else f", about {max(1, round(minutes))} min left"
             self._say(f"rexit: step {number} of {len(_SHARES)}, {step}{about}")
 

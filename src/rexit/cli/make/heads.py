@@ -43,6 +43,8 @@ def heads(
 ) -> None:
     """Fit heads on a model whose weights stay as they are, and write a multi-exit checkpoint.
 
+    Without labels heads learn MODEL's own answer: the checkpoint then holds its ranking, not the truth.
+
     One forward pass keeps the hidden rows of all layers; a head is fitted for each. Exits are the few depths with the best curve
     of loss against cost. Another choice of exits or heads later needs no second pass.
 
