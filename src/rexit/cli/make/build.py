@@ -104,7 +104,7 @@ def _build(
             left.skip("heads")
             state.finish("heads", {})
         else:
-            limits = {} if slates is None else {"max_slates": _FIT_SLATES, "validation_slates": _CHOOSE_SLATES}
+            limits: dict[str, Any] = {} if slates is None else {"max_slates": _FIT_SLATES, "validation_slates": _CHOOSE_SLATES}
             heads = HeadsOptions(**answers, **limits)
             fit_heads(model, catalog, checkpoint, heads, slates=slates, progress=left.step("heads", shown(bar)))
             state.finish("heads", {})
@@ -113,7 +113,7 @@ def _build(
         else:
             text = (checkpoint / "tokenizer.json").is_file()
             precisions = _fast_precisions() if precision is None else tuple(part.strip() for part in precision.split(","))
-            gate = {} if slates is None else {"quality_slates": _GATE_SLATES}
+            gate: dict[str, Any] = {} if slates is None else {"quality_slates": _GATE_SLATES}
             export = ExportOptions(precisions=precisions, with_tokenizer=text, **gate)
             report = export_bundle(checkpoint, catalog, out, export, slates=slates, progress=left.step("export", shown(bar)))
             state.finish("export", {"refused": report.refused})
@@ -195,7 +195,7 @@ def _times(bundle: Bundle) -> list[float]:
     from rexit import Request, runtime
 
     slates = bundle.golden().slates[:_TIMED]
-    requests = [Request.tokens(slate.prefix, slate.candidates, slate.scores) for slate in slates]
+    requests = [Request.tokens(slate.prefix, slate.candidates, slate.scores or None) for slate in slates]
     last = len(bundle.exits) - 1
     exact, fast = (runtime.open(bundle.path, name) for name in (_EXACT, bundle.variant.name))
     modes = ((exact, exact.info.exits - 1), (fast, last), (fast, None))
