@@ -282,7 +282,8 @@ def _other_traces(session: Session, source: Source, candidates: Candidates, prog
     assert isinstance(source, Catalog)
 
     def retrieve(request: Request) -> list[Id]:
-        return session.score(request, force_exit=0).items.tolist()
+        items: list[Id] = session.score(request, force_exit=0).items.tolist()
+        return items
 
     slates = drawn(source, "test", candidates, ALSO_USERS, retrieve=retrieve)
     return join(slates, collect(session, slates, f"{candidates} candidates", progress), "test")

@@ -207,8 +207,8 @@ def drawn(
         for at in likes:
             user, inputs = catalog.users.id(int(rows.users[at[0]])), catalog.inputs.decode(rows.codes_of(int(at[0])))
             moment, liked_ids = int(rows.times[at].min()), catalog.items.take(rows.items[at])
-            chosen = tuple(retrieve(Request(user, retrieve=candidates.count, as_of=moment, inputs=inputs or None)))
-            slates.append(Slate(user, chosen, moment, np.isin(np.array(chosen), np.array(liked_ids)), inputs))
+            ids = tuple(retrieve(Request(user, retrieve=candidates.count, as_of=moment, inputs=inputs or None)))
+            slates.append(Slate(user, ids, moment, np.isin(np.array(ids), np.array(liked_ids)), inputs))
         return slates
     owners = np.repeat(np.arange(len(likes)), [len(at) for at in likes])
     history, met = catalog.user_table, []
