@@ -12,11 +12,15 @@ from builders.data.token_slates import slates_of, write_slates
 from builders.models.checkpoints import VOCAB, tiny_checkpoint
 from rexit import Request, runtime
 from rexit.bundle import Bundle, Catalog
+from rexit.bundle.catalog import ZERO
 from rexit.checks import check_bundle
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.engine.compile import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from rexit.exporter.zero import Graph, stage_numbers
+from rexit.prompts.slates_file import SlatesFile
+from rexit.ranking import auc
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,32 @@ def test_a_second_variant_joins_if_nothing_else_differs(
     assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
     with pytest.raises(InputError, match="holds a bundle made from another catalog"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, options)
+
+
+def test_first_stages_scores_are_fitted_verified_and_served(checkpoint_folder: Path, slates: Path, tmp_path: Path) -> None:
+    random, rows = np.random.default_rng(0), [json.loads(line) for line in slates.read_text().splitlines()]
+    for row in rows:
+        signal = 2 * np.array(row["label"]) + random.normal(size=len(row["label"]))
+        row |= {"score.bm25": signal.tolist(), "score.age": [None, *random.normal(size=len(signal) - 1).tolist()]}
+    scored, out = write_slates(tmp_path / "slates.jsonl", rows), tmp_path / "bundle"
+    export_bundle(checkpoint_folder, None, out, ExportOptions(golden_slates=3), slates=scored)
+    bundle = Bundle.open(out)
+    assert bundle.manifest.tokens is not None and bundle.manifest.tokens.scores == ("age", "bm25")
+    assert bundle.exits[0] == 0 and bundle.golden().slates[0].scores.keys() == {"age", "bm25"}
+    assert [check.name for check in check_bundle(out) if check.outcome != "ok"] == []
+    tests, graph = SlatesFile.read(scored).cut("test"), Graph(out / ZERO, 2)
+    with runtime.open(out) as session:
+        assert session.info.scores == ["age", "bm25"]
+        for slate in tests[:3]:
+            expected = graph.log_odds(stage_numbers([slate], session.info.scores))
+            np.testing.assert_allclose(session.trace(slate.request)[:, 0], expected, atol=1e-5)
+        whole = [session.trace(slate.request)[:, 0] for slate in tests]
+    assert auc(np.concatenate(whole), np.concatenate([slate.liked for slate in tests])) > 0.85
+    for row in rows:
+        row["score.bm25"] = row["score.bm25"][::-1]
+    write_slates(scored, rows)
+    with pytest.raises(InputError, match="holds a bundle whose exit zero was fitted on other slates"):
+        export_bundle(checkpoint_folder, None, out, ExportOptions(golden_slates=3), slates=scored)
 
 
 @pytest.mark.slow

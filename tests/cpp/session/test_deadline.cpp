@@ -181,7 +181,7 @@ TEST_F(DeadlineTest, ExitZerosNumbersCheckIt) {
   std::vector<float> numbers;
   const Deadline over(Clock::now() - milliseconds(10), 1'000);
   retrieval.begin(request.query, over);
-  EXPECT_THROW(retrieval.numbers(nullptr, numbers), Error);
+  EXPECT_THROW(retrieval.numbers({}, numbers), Error);
   EXPECT_TRUE(numbers.empty());
 }
 
