@@ -57,8 +57,8 @@ def unlike_the_report(policy: bool) -> Damage:
 
 CASES = table(
     row("policy_with_too_few_exits", "exits", {"/exits": [NEVER] * 2}),
-    row("policy_whose_floor_is_a_text", "c: expected a number", {"/floor": {"c": "-1"}}),
-    row("policy_whose_floor_lacks_its_c", "c", {"/floor": {"recall": 0.95}}),
+    row("policy_whose_floor_is_a_text", "floor c: is ", {"/floor": {"c": "-1"}}),
+    row("policy_whose_floor_lacks_its_c", "floor", {"/floor": {"recall": 0.95}}),
     row("policy_with_a_floor", "", {"/floor": {"c": -1.5}}, "OK"),
     row("policy_with_a_negative_slope", "exits[1] a", {"/exits/1/a": -1.0}),
     row("policy_with_a_slope_that_leaves_float32", "exits[1] a", {"/exits/1": {**NEVER, "a": 3e38}}),

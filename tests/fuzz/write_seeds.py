@@ -30,7 +30,10 @@ TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 MADE_ON = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
 POLICIES: dict[str, dict[str, Any]] = {
     "policy": {"exits": EXITS, "quorum": 2, "top_k": TOP_K, "made_on": MADE_ON},
-    "strings": {"exits": [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]},
+    "strings": {
+        "exits": [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)],
+        "floor": {"c": 0.5},
+    },
     "lists": {"exits": EXITS, "prior_shift": -2.5},
     "zero": {"exits": KEPT},
 }
@@ -39,7 +42,7 @@ TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema
 REQUESTS = {
     "policy": json.dumps({"patience": 2, "exits": [KEPT[0], KEPT[1], KEPT[3]], "quorum": 1, "top_k": TOP_K}),
     "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
-    "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3}',
+    "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3, "floor": true}',
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
     "retrieve": '{"user": 103, "retrieve": 9, "recent": [3, [8, false]], "as_of": 40, "top_k": 4}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
