@@ -143,9 +143,7 @@ def calibrate(
             decision=decision,
             timings=timings,
             slower=slower,
-            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked, noun)
-            if labelled
-            else doubt_without_labels(last, others, traces["test"].users, noun),
+            doubt=_doubt(last, full, others, traces["test"], noun),
             baselines=baseline_rows(
                 {name: scores for name, scores in others.items() if labelled and name != ZERO},  # it is an exit
                 traces["test"],
@@ -172,6 +170,16 @@ def _resolved(options: CalibrationOptions, source: Source) -> CalibrationOptions
     labels = options.labels and (isinstance(source, Catalog) or source.labelled)
     default = METRICS if labels else ("expected-ndcg@10",)
     return replace(options, slate=slate, labels=labels, metrics=default if options.metrics is None else tuple(options.metrics))
+
+
+def _doubt(
+    last: NDArray[np.float32], full: NDArray[np.float32], others: Mapping[str, NDArray[np.float64]], test: Traces, noun: str
+) -> str | None:
+    """Why the model's ranking may be worth nothing: its last head ranks by chance, or its answers at full depth, which read all
+    heads and exit zero, below a baseline."""
+    if not test.labelled:
+        return doubt_without_labels(last, others, test.users, noun)
+    return ranking.doubt(last, {}, test.users, test.liked, noun) or ranking.doubt(full, others, test.users, test.liked, noun)
 
 
 def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -> Goal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,7 @@ class Verdict:
         comparison: how a dynamic policy compares with the best fixed depth that costs no more; None if there is no such depth.
         guarantee: in a sentence; None for full depth.
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
-        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason, or if the
-            layers add to the look-up all the same.
+        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
         also: how the policy ranks other candidates, in a sentence; None: nobody asked.
         floor: what the floor keeps and leaves out, or why there is none; likewise.
@@ -124,8 +123,6 @@ def judge(
         verdict = replace(verdict, summary=(*verdict.summary, _counted(profile, table)))
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
-        if _gain(decision.goal, table)[1] > 0:
-            doubt = None
     verdict = replace(verdict, guarantee=_guarantee(decision, noun), shortfall=_shortfall(decision, noun), doubt=doubt)
     if also is not None:
         verdict = replace(verdict, also=on_others(also))
@@ -214,10 +211,12 @@ def _counted(profile: CostProfile, table: Mapping[str, Row]) -> str:
 
 
 def layers_add(goal: Goal, table: Mapping[str, Row]) -> str:
-    """Returns what full depth adds to exit zero, with its interval and in time, in a sentence."""
+    """Returns what full depth adds to exit zero, with its interval and in time, in a sentence: by NDCG@10, or by the goal's first
+    metric where the table lacks it."""
     zero, full = table[depth_name(0)], table["full depth"]
-    value, low, high = _gain(goal, table)
-    span = f"({minus(f'{low:.4f}')} to {minus(f'{high:.4f}')}) of {_gain_metric(goal, table).title}"
+    metric = parse("ndcg@10") if "ndcg@10" in zero["drops"] else goal.metrics[0]
+    value, low, high = zero["drops"][metric.name]
+    span = f"({minus(f'{low:.4f}')} to {minus(f'{high:.4f}')}) of {metric.title}"
     times = f"for {_few_digits(_ms(full))} ms instead of {_few_digits(_ms(zero))}"
     if low > 0:
         return f"The layers add {value:.4f} {span} to the look-up, {times}."
@@ -245,16 +244,6 @@ def of_floor(floor: Floor, prior_shift: float, noun: str) -> str:
         f"confidence, {noun} like these keep on average at least {keeps}: tested on {floor.users:,} {noun}. On test they keep "
         f"{kept:.1f} % ({low:.1f} to {high:.1f}), and {100 * floor.test_left_out:.1f} % of the others are left out."
     )
-
-
-def _gain_metric(goal: Goal, table: Mapping[str, Row]) -> Metric:
-    """By which the layers are judged: NDCG@10, or the goal's first metric where the table lacks it."""
-    return parse("ndcg@10") if "ndcg@10" in table[depth_name(0)]["drops"] else goal.metrics[0]
-
-
-def _gain(goal: Goal, table: Mapping[str, Row]) -> Interval:
-    """What full depth adds to exit zero."""
-    return cast(Interval, table[depth_name(0)]["drops"][_gain_metric(goal, table).name])
 
 
 def on_others(also: Mapping[str, Any]) -> str:

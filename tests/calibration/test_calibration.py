@@ -25,9 +25,9 @@ from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration import CalibrationOptions, calibrate
-from rexit.calibration.calibration import _count_as_traced
+from rexit.calibration.calibration import _count_as_traced, _doubt
 from rexit.calibration.reporting import page
-from rexit.calibration.traces import Recording
+from rexit.calibration.traces import Recording, Traces
 from rexit.candidates import Candidates
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure import Costs, depth_name
@@ -251,6 +251,19 @@ def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     )
     assert done.verdict.doubt in done.verdict.summary and "chance is 0.5. " in done.verdict.text
     assert done.verdict.text.endswith("The policy written is full depth.") and done.verdict.action == "check the model"
+
+
+def test_full_depth_is_doubted_by_what_it_answers_not_by_its_last_head_alone() -> None:
+    rng, users = np.random.default_rng(0), np.repeat(np.arange(200), 6)
+    liked = rng.random(1200) < 0.4
+    last, zero = (np.float32(liked + noise * rng.normal(size=1200)) for noise in (1.5, 0.7))
+    test = Traces(last[:, None], liked, users, np.arange(0, 1201, 6), tuple(range(200)))
+    others = {"exit zero": zero.astype(np.float64)}
+    alone = _doubt(last, last, others, test, "users")
+    assert alone is not None and "below a baseline (exit zero)" in alone
+    assert _doubt(last, 5 * zero + last, others, test, "users") is None
+    chance = np.float32(rng.normal(size=1200))
+    assert "chance is 0.5" in str(_doubt(chance, 5 * zero + chance, others, test, "users"))
 
 
 def test_without_labels_too_few_users_are_refused_before_anything_is_scored(place: Path) -> None:
