@@ -42,7 +42,8 @@ TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema
 REQUESTS = {
     "policy": json.dumps({"patience": 2, "exits": [KEPT[0], KEPT[1], KEPT[3]], "quorum": 1, "top_k": TOP_K}),
     "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
-    "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3, "floor": true}',
+    "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"],'
+    ' "deadline_ms": 1e3, "floor": true}',
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
     "retrieve": '{"user": 103, "retrieve": 9, "recent": [3, [8, false]], "as_of": 40, "top_k": 4}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',

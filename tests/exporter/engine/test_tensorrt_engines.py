@@ -17,7 +17,6 @@ from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import compile_engines, optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
-from running.fast import fast
 
 PRECISIONS = ("fp16", "int8", "int4")
 PRODUCTS = 4
@@ -71,9 +70,8 @@ def check(bundle: Path, precision: str, exits: tuple[int, ...]) -> None:
             assert set(products) == {f"{precision} gemm"}, summary
 
 
-@pytest.mark.parametrize(
-    ("family", "precision"), fast([(family, name) for family in FAMILIES for name in PRECISIONS], ("bert", "int8"))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "precision"), [(family, name) for family in FAMILIES for name in PRECISIONS])
 def test_an_encoder(family: str, precision: str, tmp_path: Path) -> None:
     """There are no prefixes, so there is one profile; what the classifier computes before its projection is no head's product."""
     slates = write_slates(tmp_path / "slates.jsonl", pairs(200))
