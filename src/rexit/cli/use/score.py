@@ -41,7 +41,7 @@ def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
     items: Annotated[str | None, _slate(help=ITEMS)] = None,
-    retrieve: Annotated[int | None, _slate(help=SUMMARIES["retrieve"])] = None,
+    retrieve: Annotated[int | None, _slate(help="In place of items: so many, whose embeddings fit the user best.")] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
     scores: Annotated[list[str] | None, _slate(help="NAME=NUMBER,…: a first stage's scores of the items, in order.")] = None,
     floor: Annotated[bool, _slate("--floor", help="Leave out what is below the policy's floor.")] = False,
