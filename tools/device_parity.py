@@ -28,10 +28,10 @@ def memory_of(session: Any) -> dict[str, int]:
 def request_of(bundle: Bundle, slate: GoldenSlate) -> Request:
     """A golden slate, to be scored."""
     if slate.user is None:
-        return Request.tokens(slate.prefix, slate.candidates, slate.scores)
+        return Request.tokens(slate.prefix, slate.candidates, slate.scores or None)
     catalog = bundle.catalog
     user, items = catalog.users.id(slate.user), catalog.items.take(slate.items.astype(np.int64))
-    return Request(user, items, as_of=slate.as_of, inputs=catalog.inputs.decode(slate.inputs) or None, scores=slate.scores)
+    return Request(user, items, as_of=slate.as_of, inputs=catalog.inputs.decode(slate.inputs) or None, scores=slate.scores or None)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def test_a_column_that_nothing_reads_may_be_anything(run: Run, data: Path) -> No
         (["--split", "time:0.8,0.9", "--column", "split=fold"], "and split column 'fold' exclude each other"),
         (
             ["--column", "film=sku"],
-            "--column film=sku: no role 'film', expected one of user, item, rating, time, score, weight, split",
+            "--column film=sku: no role 'film', expected one of user, item, rating, time, weight, split",
         ),
         (["--column", "sku"], "--column 'sku', expected NAME=VALUE, as in user=name_in_the_file"),
         (["--column", "item=a", "--column", "item=b"], "--column item: given twice, expected once"),
