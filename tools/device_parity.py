@@ -27,11 +27,12 @@ def memory_of(session: Any) -> dict[str, int]:
 
 def request_of(bundle: Bundle, slate: GoldenSlate) -> Request:
     """A golden slate, to be scored."""
+    scores = slate.scores or None
     if slate.user is None:
-        return Request.tokens(slate.prefix, slate.candidates, slate.scores or None)
+        return Request.tokens(slate.prefix, slate.candidates, scores)
     catalog = bundle.catalog
     user, items = catalog.users.id(slate.user), catalog.items.take(slate.items.astype(np.int64))
-    return Request(user, items, as_of=slate.as_of, inputs=catalog.inputs.decode(slate.inputs) or None, scores=slate.scores or None)
+    return Request(user, items, as_of=slate.as_of, inputs=catalog.inputs.decode(slate.inputs) or None, scores=scores)
 
 
 def main() -> None:
