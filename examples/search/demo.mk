@@ -4,7 +4,7 @@
 SEARCH := examples/search
 FOUND := $(BUILD)/demo-search
 SEARCH_POLICY := $(FOUND)/bundle/variants/cpu-int8/policy.json
-STEPS ?= 160
+STEPS ?= 360
 
 demo-search: $(FOUND)/summary.json
 	@$(BIN)/python $(SEARCH)/summary.py $(FOUND) --show
@@ -26,12 +26,12 @@ $(FOUND)/checkpoint/exits.json: $(FOUND)/minilm/config.json $(FOUND)/data/slates
 
 $(FOUND)/bundle/manifest.json: $(FOUND)/checkpoint/exits.json src/rexit/cli/make/export.py $$(call imports,exporter/export.py)
 	rm -rf $(FOUND)/bundle
-	$(BIN)/rexit export $(FOUND)/checkpoint --slates $(FOUND)/data/slates.jsonl --precision fp32,int8 --quality-slates 60 \
+	$(BIN)/rexit export $(FOUND)/checkpoint --slates $(FOUND)/data/slates.jsonl --precision fp32,int8 --quality-slates 300 \
 	  --with-tokenizer --out $(FOUND)/bundle
 
 $(SEARCH_POLICY): $(FOUND)/bundle/manifest.json $(BUILD)/.installed \
     src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
-	$(BIN)/rexit calibrate $(FOUND)/bundle --slates $(FOUND)/data/slates.jsonl --variant cpu-int8 --metric ndcg@10 --max-drop 0.02
+	$(BIN)/rexit calibrate $(FOUND)/bundle --slates $(FOUND)/data/slates.jsonl --variant cpu-int8 --metric ndcg@10 --max-drop 0.01
 
 $(FOUND)/summary.json: $(SEARCH_POLICY) $$(call imports,$(SEARCH)/summary.py)
 	PYTHONPATH=examples/reranker $(BIN)/python $(SEARCH)/summary.py $(FOUND)

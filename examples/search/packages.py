@@ -1,6 +1,6 @@
 """Find a Debian package by what it is for: its short description is a query, its long one the document that answers.
 
-    python examples/search/packages.py OUT [--queries 1900] [--candidates 20] [--words 32] [--ask "edit pictures"]
+    python examples/search/packages.py OUT [--queries 3400] [--candidates 20] [--words 40] [--ask "edit pictures"]
 
 Descriptions come from Debian's package index, which apt fetches (17 MB; neither root nor the system's own lists are needed).
 Needs apt and the package bm25s. Writes
@@ -10,7 +10,7 @@ Needs apt and the package bm25s. Writes
 
 A document is cut to --words; packages with fewer than 15 words, or with the text of another, are left out.
 
-Three splits of queries, drawn at random: 800 of 1,900 train, 700 validate, 400 test.
+Three splits of queries, drawn at random: 1,600 of 3,400 train, 1,000 validate, 800 test.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rexit.bundle import write_json
 from rexit.bundle.writer import new_folder
 from rexit.errors import script
 
-SPLITS = {"train": 8, "validation": 7, "test": 4}
+SPLITS = {"train": 8, "validation": 5, "test": 4}
 """Shares of the queries."""
 FEWEST_WORDS = 15
 _SANDBOX = ["APT::Sandbox::User=root"] if os.geteuid() == 0 else []  # a temporary folder is not apt's own user's
@@ -126,9 +126,9 @@ def main(out: Path, count: int, candidates: int, words: int, ask: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--queries", type=int, default=1900)
+    parser.add_argument("--queries", type=int, default=3400)
     parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--words", type=int, default=40)
     parser.add_argument("--ask", default="edit pictures on the command line")
     args = parser.parse_args()
     main(args.out, args.queries, args.candidates, args.words, args.ask)

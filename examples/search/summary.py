@@ -102,7 +102,7 @@ def show(figures: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     names = [*map(depth_name, figures["exits"][:-1]), "full depth", "policy"]
     rows = {row["policy"]: row for row in figures["table"]}
-    for name in names:
+    for name in (name for name in names if name in rows):  # an exit that the gate refused is none
         row = rows[name]
         lost, low, high = row["drops"][METRIC]
         drop = "" if name == "full depth" else f"{lost:+.4f} ({low:+.4f} to {high:+.4f})"
