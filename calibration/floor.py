@@ -91,9 +91,9 @@ def find_floor(
     if not left_out > limit:
         return Floor(recall, confidence, users, None, left_out, needed)
     c = answers(policy, test)
-    kept = 1 - losses(test, c, floor)
-    low, high = np.percentile(bootstrap(kept, np.ones(len(kept))), [2.5, 97.5])
-    shown = (float(kept.mean()), float(low), float(high))
+    recalls = 1 - losses(test, c, floor)
+    low, high = np.percentile(bootstrap(recalls, np.ones(len(recalls))), [2.5, 97.5])
+    shown = (float(recalls.mean()), float(low), float(high))
     return Floor(recall, confidence, users, floor, left_out, needed, shown, float((c[~test.liked] < floor).mean()))
 
 

@@ -237,12 +237,12 @@ def of_floor(floor: Floor, prior_shift: float, noun: str) -> str:
             f"No floor: relevant and other candidates overlap. Where {noun} keep {keeps}, {100 * floor.left_out:.1f} % of the "
             "others are left out."
         )
-    kept, low, high = (100 * share for share in floor.test)
+    recall, low, high = (100 * share for share in floor.test)
     probability = 1 / (1 + math.exp(-floor.c - prior_shift))
     return (
         f"A request with `floor` leaves out what is below a probability of {probability:.2g}. With {100 * floor.confidence:g} % "
         f"confidence, {noun} like these keep on average at least {keeps}: tested on {floor.users:,} {noun}. On test they keep "
-        f"{kept:.1f} % ({low:.1f} to {high:.1f}), and {100 * floor.test_left_out:.1f} % of the others are left out."
+        f"{recall:.1f} % ({low:.1f} to {high:.1f}), and {100 * floor.test_left_out:.1f} % of the others are left out."
     )
 
 
