@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,8 +270,23 @@ def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples:
         sums: each user's sum of values, float64 [U, ...].
         counts: how many values each user has, float64 [U, ...].
     """
-    random, users = np.random.default_rng(BOOTSTRAP_SEED), len(sums)
-    draws = (random.integers(0, users, users) for _ in range(resamples))
-    weights = (np.bincount(draw, minlength=users).astype(np.float64) for draw in draws)
+    users = len(sums)
+    weights = (_kept_weights if resamples * users <= _KEPT else _weights)(users, resamples)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.array([(weight @ sums) / (weight @ counts) for weight in weights])
+
+
+_KEPT = 2**21
+
+
+def _weights(users: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+    """How often each user is drawn, float64 [U], one array after the other."""
+    random = np.random.default_rng(BOOTSTRAP_SEED)
+    for _ in range(resamples):
+        yield np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(users: int, resamples: int) -> list[NDArray[np.float64]]:
+    """The same, kept for the next call: a calibration draws some hundred times for the same users."""
+    return list(_weights(users, resamples))
