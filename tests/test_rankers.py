@@ -19,6 +19,8 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
 from rexit import Recommender, Reranker
 from rexit.errors import DeadlineError, InputError
+from rexit.integrations import stage_scores
+from rexit.pool import Job, Pool
 from rexit.runtime import Scores, Session
 
 QUERY = "wing drag"
@@ -93,6 +95,8 @@ def test_many_queries_keep_their_order(reranker: Reranker) -> None:
         assert len(next(ranked)) == 5, "those before it are answered"
         with pytest.raises(InputError, match=f"^{problem}"):
             next(ranked)
+    with pytest.raises(InputError, match=r"^queries is 5, expected tuples of a query and its documents"):
+        next(reranker.rank_many(5))  # type: ignore[arg-type]
 
 
 def test_the_first_stages_scores(tmp_path: Path) -> None:
@@ -108,8 +112,23 @@ def test_the_first_stages_scores(tmp_path: Path) -> None:
             reranker.rank(QUERY, DOCUMENTS)
         with pytest.raises(InputError, match=r"^scores\.bm25 has 2 numbers, expected one for each of the 5 pairs$"):
             reranker.predict(pairs, scores={"bm25": [1, 2]})
-        with pytest.raises(InputError, match=r"^scores is \[1, 2\], expected numbers of the pairs by name$"):
-            reranker.predict(pairs, scores=[1, 2])  # type: ignore[arg-type]
+        for scores, problem in (
+            ([1, 2], r"scores is \[1, 2\], expected numbers of the pairs by name"),
+            ({"bm25": 5}, r"scores\.bm25 is 5, expected a number for each pair"),
+            ({"bm25": None}, "scores is empty, expected a number for each candidate"),
+        ):
+            with pytest.raises(InputError, match=f"^{problem}"):
+                reranker.predict(pairs, scores=scores)  # type: ignore[arg-type]
+
+
+def test_first_stages_of_other_libraries() -> None:
+    metadata = [{"bm25": 2.0}, {}]
+    assert stage_scores([], metadata, [1.0, None]) is None
+    assert stage_scores(["bm25"], metadata, [1.0, None]) == {"bm25": [1.0, None]}
+    for own in ([], [None, None]):
+        assert stage_scores(["bm25"], metadata, own) == {"bm25": [2.0, None]}
+        with pytest.raises(InputError, match=r"^no document's metadata has 'bm25'"):
+            stage_scores(["bm25"], [{}, {}], own)
 
 
 def test_many_threads_share_one(reranker: Reranker) -> None:
@@ -229,12 +248,17 @@ def test_bundles_of_the_other_kind(bundle: Path, tmp_path: Path) -> None:
         Reranker(without)
 
 
-def test_a_closed_one_refuses_and_a_forgotten_one_ends_its_threads(bundle: Path) -> None:
-    reranker = Reranker(bundle, sessions=2)
-    reranker.close()
-    reranker.close()
-    with pytest.raises(InputError, match="is closed"):
-        reranker.rank(QUERY, DOCUMENTS)
+def test_a_closed_one_refuses_and_a_forgotten_one_ends_its_threads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker, submit = Reranker(bundle, sessions=2), Pool.submit
+
+    def close_and_submit(pool: Pool, job: Job) -> None:
+        reranker.close()  # as another thread may
+        submit(pool, job)
+
+    monkeypatch.setattr(Pool, "submit", close_and_submit)
+    for _ in range(2):
+        with pytest.raises(InputError, match="is closed"):
+            reranker.rank(QUERY, DOCUMENTS)
     before = threading.active_count()
     forgotten = Reranker(bundle, sessions=2)
     assert threading.active_count() == before + 2
@@ -268,6 +292,8 @@ def test_recommend_is_the_sessions_order(catalog: Path) -> None:
         assert recommender.recommend(USER_IDS[0], items=[]) == []
         with pytest.raises(InputError, match="not in the catalog"):
             recommender.recommend(USER_IDS[0], items=[10**9])
+        with pytest.raises(InputError, match="items is 5, expected a list of ids"):
+            recommender.recommend(USER_IDS[0], items=5)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="top_k is -1, expected an integer from 0 on"):
             recommender.recommend(USER_IDS[0], -1, items=items)
         with pytest.raises(InputError, match="retrieve is 0, expected an integer from 1 on"):

@@ -344,9 +344,9 @@ Kind = tuple[str, tuple[Callable[[pa.DataType], bool], ...]]
 """What a column holds, for messages, and what its type is one of."""
 _types = pa.types
 _ID: Kind = ("integers or strings", (_types.is_integer, _types.is_string, _types.is_large_string))
-_NUMBER: Kind = ("numbers", (*_ID[1], _types.is_floating, _types.is_decimal))
+_NUMBER: Kind = ("numbers", (*_ID[1], _types.is_floating, _types.is_decimal, _types.is_null))
 _TIME: Kind = ("whole numbers, dates or ISO 8601 text", (*_NUMBER[1], _types.is_date, _types.is_timestamp))
-_VALUE: Kind = ("numbers, texts or lists of token ids", (*_NUMBER[1], _types.is_boolean, _types.is_null))
+_VALUE: Kind = ("numbers, texts or lists of token ids", (*_NUMBER[1], _types.is_boolean))
 
 
 def _distinct(
@@ -400,6 +400,9 @@ def _check_names(names: Sequence[str], columns: ColumnNames, scores: Sequence[st
             raise InputError(f"column {name!r} appears {names.count(name)} times, expected unique names")
         if name in ADDED:
             raise InputError(f"already has a column {name!r}, which scoring adds")
+        if name.startswith(SCORE) and name not in stages:
+            reads = ", ".join(scores) or "none"
+            raise InputError(f"column {name!r}: exit zero reads no such score, it reads {reads}")
 
 
 def _inputs(

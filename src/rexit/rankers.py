@@ -9,6 +9,7 @@ ids, traces and a stopping rule by request.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from abc import ABC, abstractmethod
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from rexit import runtime
 from rexit.bundle.files import short
-from rexit.errors import InputError
-from rexit.pool import Answer, Job, Pool, Ranking, ScoreJob, TextsJob
+from rexit.errors import InputError, RexitError
+from rexit.pool import Answer, Job, Pool, Ranking, RefusedError, ScoreJob, TextsJob
 from rexit.request import Request, check_deadline
 
 if TYPE_CHECKING:
@@ -102,9 +103,12 @@ class _Ranker(ABC):
     def _submit(self, job: _J) -> _J:
         if os.getpid() != self._process:
             raise InputError(f"{self!r} was opened before this process was forked: expected it to be opened in each process")
-        if not self._close.alive:
-            raise InputError(f"{self!r} is closed")
-        self._pool.submit(job)
+        try:
+            self._pool.submit(job)
+        except RefusedError:
+            if self._close.alive:
+                raise RexitError(f"{self!r}: all sessions have ended, which is a defect: the log has more") from None
+            raise InputError(f"{self!r} is closed") from None
         return job
 
     def _answer(self, job: Job) -> Answer:
@@ -180,7 +184,7 @@ class Reranker(_Ranker):
             InputError, DeadlineError, BackendError: As `rank`, for the query whose turn it is.
         """
         waiting: deque[TextsJob | InputError] = deque()
-        rest = iter(enumerate(queries))
+        rest = enumerate(_entries("queries", queries, "tuples of a query and its documents"))
         try:
             while True:
                 while len(waiting) <= self._sessions and (entry := next(rest, None)) is not None:
@@ -221,7 +225,11 @@ class Reranker(_Ranker):
         pairs, single = _pairs(pairs)
         if not isinstance(scores, Mapping | None):
             raise InputError(f"scores is {short(scores)}, expected numbers of the pairs by name")
-        stages = {name: list(numbers) for name, numbers in (scores or {}).items()}
+        stages = {
+            name: list(_entries(f"scores.{name}", numbers, "a number for each pair"))
+            for name, numbers in (scores or {}).items()
+            if numbers is not None
+        }
         for name, numbers in stages.items():
             if len(numbers) != len(pairs):
                 raise InputError(f"scores.{name} has {len(numbers)} numbers, expected one for each of the {len(pairs)} pairs")
@@ -232,7 +240,7 @@ class Reranker(_Ranker):
             _texts_job(
                 query,
                 [pairs[n][1] for n in own],
-                scores={name: [numbers[n] for n in own] for name, numbers in stages.items()} or None,
+                scores=None if scores is None else {name: [numbers[n] for n in own] for name, numbers in stages.items()},
                 deadline_ms=deadline_ms,
             )
             for query, own in places.items()
@@ -316,7 +324,7 @@ class Recommender(_Ranker):
         """
         fields: dict[str, Any] = {"retrieve": min(_count("retrieve", retrieve, 1), self.info.items)}
         if items is not None:
-            fields = {"items": list(items)}
+            fields = {"items": list(_entries("items", items, "a list of ids"))}
             if not fields["items"]:
                 return []
         most = fields.get("retrieve") or len(fields["items"])
@@ -364,11 +372,10 @@ def _texts_job(
     floor: bool = False,
 ) -> TextsJob:
     """Returns the job of checked arguments. Raises InputError."""
-    if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
-        raise InputError(f"documents is {short(documents)}, expected a list of strings")
+    listed = enumerate(_entries("documents", documents, "a list of strings"))
     return TextsJob(
         query=_text("query", query),
-        documents=[_text(f"documents[{n}]", document) for n, document in enumerate(documents)],
+        documents=[_text(f"documents[{n}]", document) for n, document in listed],
         top_k=None if top_k is None else _count("top_k", top_k, 1),
         scores=scores,
         instruction=None if instruction is None else _text("instruction", instruction),
@@ -376,6 +383,13 @@ def _texts_job(
         force_exit=force_exit,
         floor=floor,
     )
+
+
+def _entries(name: str, values: Any, expected: str) -> Iterator[Any]:
+    if not isinstance(values, str | bytes | Mapping):
+        with contextlib.suppress(TypeError):
+            return iter(values)
+    raise InputError(f"{name} is {short(values)}, expected {expected}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -413,9 +427,7 @@ def _query_job(number: int, entry: Any, top_k: int | None, deadline_ms: float | 
 
 def _pairs(values: Any) -> tuple[list[tuple[str, str]], bool]:
     """Pairs as tuples, and whether they were a single pair."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InputError(f"pairs is {short(values)}, expected a list of pairs of a query and a document")
-    entries = list(values)
+    entries = list(_entries("pairs", values, "a list of pairs of a query and a document"))
     single = len(entries) == 2 and all(isinstance(entry, str) for entry in entries)
     pairs = [entries] if single else entries
     for n, pair in enumerate(pairs):

@@ -147,29 +147,37 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         """Returns the request as JSON, UTF-8. Raises InputError for what JSON cannot hold."""
         if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
             raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
+        request, scores = self, dict[str, Any]()
+        if isinstance(self.scores, Mapping):
+            scores = {name: _listed(values) for name, values in self.scores.items()}
+            request = msgspec.structs.replace(self, scores=scores)
         inputs = self.inputs.items() if isinstance(self.inputs, Mapping) else ()
-        scores = self.scores.items() if isinstance(self.scores, Mapping) else ()
         numbers: dict[str, Any] = {
             "deadline_ms": self.deadline_ms,
             "id": self.id,
             **{f"inputs.{name}": value for name, value in inputs},
-            **{f"scores.{name}[{n}]": value for name, values in scores for n, value in _infinite(values)},
+            **{f"scores.{name}[{n}]": value for name, values in scores.items() for n, value in _infinite(values)},
         }
         for name, value in numbers.items():  # JSON would hold null, which is the same as nothing
             is_number = isinstance(value, Real)
             if is_number and not -math.inf < value < math.inf:
                 raise InputError(f"{name} is {value}, expected a finite number")
         try:
-            return _ENCODER.encode(self)
+            return _ENCODER.encode(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise InputError(f"the request is not JSON: {exc}") from None
 
 
 def _infinite(values: Any) -> Iterable[tuple[int, Real]]:
     """Returns the infinite numbers with their places. NaN is null in JSON: missing."""
-    numbers = values.tolist() if hasattr(values, "tolist") else values
-    listed = numbers if isinstance(numbers, Sequence) else ()
-    return [(n, value) for n, value in enumerate(listed) if isinstance(value, Real) and math.isinf(value)]
+    numbers = values if isinstance(values, list) else ()
+    return [(n, value) for n, value in enumerate(numbers) if isinstance(value, Real) and value in (math.inf, -math.inf)]
+
+
+def _listed(values: Any) -> Any:
+    """Returns arrays and other collections of numbers as lists, which can be read twice; anything else as it is."""
+    is_other = isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable)
+    return values if is_other else _plain(values)
 
 
 def _plain(value: Any) -> Any:

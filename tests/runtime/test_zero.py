@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
@@ -116,6 +117,9 @@ def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path
         (session, {"age": scores[:-1]}, r"scores\.age has 19 numbers, expected one for each of items, 20"),
         (session, {"vector": scores}, r"scores\.vector: exit zero reads no such score, it reads bm25, age"),
         (session, {"age": [*scores[:-1], -np.inf]}, r"scores\.age\[19\] is -inf, expected a finite number"),
+        (session, {"age": pl.Series([*scores[:-1], np.inf])}, r"scores\.age\[19\] is inf, expected a finite number"),
+        (session, {"age": (number for number in [0.0, -np.inf])}, r"scores\.age\[1\] is -inf, expected a finite number"),
+        (session, {"age": [10**400] * 20}, "not valid JSON: number overflow"),
         (session, {"age": [1e39] * 20}, r"scores\.age\[0\] is inf, expected a finite number or null"),
         (session, {"age": ["1"] * 20}, r"scores\.age\[0\] is '1', expected a number or null"),
         (session, scores, "scores is an array, expected an object of arrays of numbers by name"),

@@ -217,6 +217,22 @@ def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> No
     assert audited.watch.slates == float(metrics["rexit_audit_slates_total"]), "full depth has nothing to audit"
 
 
+def test_an_alarm_ends_floors(tmp_path: Path) -> None:
+    """A client goes on asking for one, and gets all candidates, at full depth."""
+    write_watched(bundle := write_reranker(tmp_path / "bundle"), 0.01, floor=1e6)
+    audited, documents = Audited(bundle, on_alarm="full-depth"), ["wing", "heat flow", "drag"]
+    body = json.dumps({"query": "wing drag", "documents": documents, "floor": True}).encode()
+    prompt = {"prefix": [3], "candidates": [[6], [7, 8]], "floor": True}
+    with serving(audited.pool) as service:
+        answers = []
+        for _ in range(2):
+            answers.append(service.ask("POST", "/v1/rerank", body).json["results"])
+            answers.append(service.score(**prompt).json["scores"])
+            while not audited.watch.alarm:
+                audited.watch.test.add(1.0)
+    assert list(map(len, answers)) == [0, 0, 3, 2] and exits(answers[3]) == {2}
+
+
 def test_metrics_of_a_tail(bundle: Path) -> None:
     write_watched(bundle, tail=Tail(0.07, 0.1))
     with serving(Audited(bundle).pool) as service:

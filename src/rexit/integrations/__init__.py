@@ -11,13 +11,13 @@ from rexit.errors import InputError
 def stage_scores(
     names: Sequence[str], metadata: Sequence[Mapping[str, Any]], own: Sequence[float | None] = ()
 ) -> dict[str, list[float | None]] | None:
-    """Returns a request's `scores` of documents: of a single name their own, if they have any, else those in their metadata by
+    """Returns a request's `scores` of documents: of a single name their own, if any has one, else those in their metadata by
     name.
 
     Raises:
         InputError: No document has one.
     """
-    if len(names) == 1 and own:
+    if len(names) == 1 and any(score is not None for score in own):
         return {names[0]: list(own)}
     scores = {name: [entry.get(name) for entry in metadata] for name in names}
     for name, numbers in scores.items():

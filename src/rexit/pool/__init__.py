@@ -10,6 +10,6 @@
 
 from rexit.pool.auditor import Auditor
 from rexit.pool.jobs import Answer, Job, Ranking, ScoreJob, TextsJob
-from rexit.pool.pool import Pool
+from rexit.pool.pool import Pool, RefusedError
 
-__all__ = ["Answer", "Auditor", "Job", "Pool", "Ranking", "ScoreJob", "TextsJob"]
+__all__ = ["Answer", "Auditor", "Job", "Pool", "Ranking", "RefusedError", "ScoreJob", "TextsJob"]

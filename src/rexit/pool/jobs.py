@@ -202,7 +202,8 @@ class TextsJob(Job):
 
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
         waited_s, count = self.waited_s, len(self.documents)
-        request, truncated = self._request(texts)
+        floor = self.floor and not rule  # it is of the policy's own rules
+        request, truncated = self._request(texts, floor=floor or None)
         if not self.may_cut and any(truncated):
             raise InputError(f"documents[{truncated.index(True)}], or the query with it, would be cut, and truncation is false")
         left = self.left_s()
@@ -227,7 +228,7 @@ class TextsJob(Job):
     def follows_policy(self) -> bool:
         return self.force_exit is None
 
-    def _request(self, texts: Texts) -> tuple[Request, list[bool]]:
+    def _request(self, texts: Texts, floor: bool | None = None) -> tuple[Request, list[bool]]:
         """The request as token ids, and whether each document was cut."""
         prefix, candidates, truncated = texts.prompt(self.query, self.documents, self.instruction, self.max_document_tokens)
-        return Request(prefix=prefix, candidates=candidates, scores=self.scores, floor=self.floor or None), truncated
+        return Request(prefix=prefix, candidates=candidates, scores=self.scores, floor=floor), truncated

@@ -30,9 +30,8 @@ from rexit import __version__
 from rexit.bundle import Id
 from rexit.bundle.files import short
 from rexit.errors import DeadlineError, InputError, RexitError
-from rexit.pool import Answer, Job, Pool, ScoreJob, TextsJob
+from rexit.pool import Answer, Job, Pool, RefusedError, ScoreJob, TextsJob
 from rexit.pool.jobs import LateError
-from rexit.pool.pool import RefusedError
 from rexit.request import json_schema
 from rexit.serve.prometheus import Metrics
 from rexit.serve.requests import Peek, RerankRequest, TextsRequest
