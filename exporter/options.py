@@ -39,7 +39,7 @@ class ExportOptions:
     max_tokens: most candidate tokens in one pass.
     tolerance: largest difference allowed between the float32 graphs' log-odds and PyTorch's.
     golden_slates: validation slates to compare on and to store.
-    quality_slates: validation slates to judge a lower precision on; 0: all.
+    quality_slates: slates of validation users who choose, to judge a lower precision on; 0: all.
     accept_loss: write a variant that fails its gate, or that the slates are too few to judge.
     accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
     label_ids: token ids of `no` and `yes`, for slates and a checkpoint that does not name them; None: it does.

@@ -1,8 +1,8 @@
 """The gate of a variant of lower precision: does it still rank as the float32 model does? Judged before it is written, with its
 golden log-odds and tolerance.
 
-Both chains, float32 and the variant's, run the same prompts of the validation split in ONNX Runtime, as whole slates behind their
-prefixes. The test split is reserved for final figures.
+Both chains, float32 and the variant's, run the same prompts in ONNX Runtime, as whole slates behind their prefixes. They are of
+the validation users who choose (`rexit.roles`): the gate chooses exits, so those who certify have no part in it.
 
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs with labels and its change, with the interval of
@@ -48,6 +48,7 @@ from rexit.exporter.source import LabelledPairs, Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
 from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import MIN_USERS, NDCG_AT, auc, auc_difference, mean_by_user
+from rexit.roles import chooses
 from rexit.slates import cut, draw
 
 LogOdds = NDArray[np.float32]
@@ -58,9 +59,9 @@ Verdict = Literal["passed", "failed", "undecided"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Validation slates with their prompts.
+    """Slates of validation users who choose, with their prompts.
 
-    prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split.
+    prompts: one prompt per slate. pairs: their candidates. whole: whether these users have no more.
     labelled: number of slates with labels, which come first; of the others `liked` says nothing.
     """
 
@@ -71,9 +72,12 @@ class Prompts:
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
-        """At most `slates` slates of the validation split (0: all), the same at each call; unlabelled ones if the labelled are
-        fewer. Raises InputError: an empty split."""
-        split, rest = cut(source, "validation"), source.unlabelled if isinstance(source, SlatesFile) else ()
+        """At most `slates` slates (0: all), the same at each call; unlabelled ones if the labelled are fewer. Raises InputError:
+        the validation split is empty, or none of its users chooses."""
+        unlabelled = source.unlabelled if isinstance(source, SlatesFile) else ()
+        split, rest = ([s for s in part if chooses(s.user)] for part in (cut(source, "validation"), unlabelled))
+        if not (split or rest):
+            raise InputError(f"{source.path}: no validation user chooses by its id, expected at least one: more users are needed")
         sample = [*draw(split, slates), *draw(rest, max(0, slates - len(split)))] if slates else [*split, *rest]
         return cls(
             list(map(prompt_maker(source), sample)),
@@ -110,7 +114,11 @@ class Prompts:
     def remedy(self) -> str:
         """What to do about a shortage."""
         accept = "--accept-loss writes the variant anyway"
-        return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
+        return (
+            f"no more validation {self.pairs.noun} choose; {accept}"
+            if self.whole
+            else f"ask for more with --quality-slates (0: all); {accept}"
+        )
 
     def __str__(self) -> str:
         return f"{len(self)} validation slates of {self.pairs.user_count} {self.pairs.noun}"

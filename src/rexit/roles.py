@@ -1,7 +1,8 @@
 """Which users fit, choose, certify and test: decided by a user's id alone, once for all commands.
 
-What chooses must not certify. Heads, maps, exits and policies are fitted and chosen in several commands, each with limits of its
-own on slates and users, on catalogs and files that grow. So a user's role does not depend on who else is present:
+What chooses must not certify. Heads, maps, exits (by an export's gate, too) and policies are fitted and chosen in several
+commands, each with limits of its own on slates and users, on catalogs and files that grow. So a user's role does not depend on
+who else is present:
 
 1. A user's *place* is the SHA-256 of the id and its type, read as a fraction: from 0 to below 1.
 2. Places have roles, in the same order everywhere:

@@ -16,6 +16,7 @@ from rexit.checks import check_golden
 from rexit.errors import InputError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
+from rexit.exporter.gate import quality
 from rexit.exporter.graph.linear_layers import linears
 from rexit.exporter.graph.passes import array, constant
 from rexit.exporter.graph.targets import Pass, Target, find_target
@@ -27,6 +28,12 @@ from rexit.progress import silent
 def taste(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Checkpoint and catalog of 24 users."""
     return write_learned(tmp_path_factory.mktemp("taste"))
+
+
+@pytest.fixture(autouse=True)
+def all_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of them would be too few."""
+    monkeypatch.setattr(quality, "chooses", lambda user: True)
 
 
 def test_int8_passes(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,10 +81,10 @@ def test_an_exit_that_fails_is_left_out(taste: tuple[Path, Path], tmp_path: Path
     report = export_bundle(*taste, out, ExportOptions(precisions=["fp32", "int8"], golden_slates=2))
     exact, lower = Bundle.open(out, "cpu-fp32"), Bundle.open(out, "cpu-int8")
     assert (report.exits, exact.exits, lower.exits) == ((1, 2), (1, 2), (2,)) and lower.manifest.exits == (1, 2)
-    quality = lower.variant.quality
-    assert quality is not None and (quality["verdict"], quality["accepted"]) == ("passed", False)
-    assert [row["layers"] for row in quality["exits"]] == [2] == [row["layers"] for row in lower.variant.parity["exits"]]
-    [left_out] = quality["left_out"]
+    judged = lower.variant.quality
+    assert judged is not None and (judged["verdict"], judged["accepted"]) == ("passed", False)
+    assert [row["layers"] for row in judged["exits"]] == [2] == [row["layers"] for row in lower.variant.parity["exits"]]
+    [left_out] = judged["left_out"]
     assert left_out["layers"] == 1 and left_out["reason"].startswith("log-odds correlate nan with float32's")
     assert sorted(path.name for path in (out / "variants").iterdir()) == ["cpu-fp32", "cpu-int8"]
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]

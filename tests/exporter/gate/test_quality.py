@@ -23,6 +23,7 @@ from rexit.exporter.source import LabelledPairs
 from rexit.progress import silent
 from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc
+from rexit.roles import chooses
 
 EXITS = (1, 2, 4)
 GATE = Gate(correlation=0.995, drop=0.001)
@@ -62,31 +63,41 @@ def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:
     return out
 
 
-def test_prompts_are_the_whole_split_or_a_fixed_draw(catalog: Catalog, validation_prompts: Prompts) -> None:
+def test_prompts_are_those_of_all_who_choose_or_a_fixed_draw(catalog: Catalog, validation_prompts: Prompts) -> None:
     split = catalog.split("validation")
+    choose = np.array([chooses(user) for user in catalog.users.take(split.users)])
     pairs = validation_prompts.pairs
-    assert pairs.liked.tolist() == split.liked.tolist()
-    assert validation_prompts.whole and pairs.user_count == 12
-    np.testing.assert_array_equal(np.diff(pairs.users) != 0, np.diff(split.users) != 0)
-    few = [Prompts.draw(catalog, 10) for _ in range(2)]
-    assert len(few[0]) == few[0].pairs.user_count == 10 and not few[0].whole
+    assert pairs.liked.tolist() == split.liked[choose].tolist()
+    assert validation_prompts.whole and pairs.user_count == 4 < len(np.unique(split.users))
+    np.testing.assert_array_equal(np.diff(pairs.users) != 0, np.diff(split.users[choose]) != 0)
+    few = [Prompts.draw(catalog, 3) for _ in range(2)]
+    assert len(few[0]) == few[0].pairs.user_count == 3 and not few[0].whole
     assert [s.prefix.tolist() for s in few[0].prompts] == [s.prefix.tolist() for s in few[1].prompts]
 
 
-@pytest.mark.parametrize(("slates", "labelled", "unlabelled"), [(0, 3, 9), (2, 2, 0), (7, 3, 4)])
+@pytest.mark.parametrize(("slates", "labelled", "unlabelled"), [(0, 3, 4), (2, 2, 0), (5, 3, 2)])
 def test_slates_without_labels_join_those_with(tmp_path: Path, slates: int, labelled: int, unlabelled: int) -> None:
-    rows = [{"group": n, "prefix": [1], "candidates": [[n], [2]], "split": "validation"} for n in range(12)]
-    labels: list[dict[str, Any]] = [{"label": [1, 0]} if n % 4 == 1 else {} for n in range(12)]
+    """Of 20 groups seven choose: 0, 1, 2, 5, 6, 9 and 14."""
+    rows = [{"group": n, "prefix": [1], "candidates": [[n], [2]], "split": "validation"} for n in range(20)]
+    labels: list[dict[str, Any]] = [{"label": [1, 0]} if n % 4 == 1 else {} for n in range(20)]
     file = write_slates(tmp_path / "some.jsonl", [row | label for row, label in zip(rows, labels, strict=True)])
     prompts = Prompts.draw(SlatesFile.read(file, labels=False), slates)
     assert (prompts.labelled, len(prompts), prompts.whole) == (labelled, labelled + unlabelled, slates == 0)
     assert prompts.known.liked.tolist() == labelled * [True, False] and prompts.pairs.user_count == len(prompts)
+    assert all(chooses(int(prompt.candidates[0][0])) for prompt in prompts.prompts)
+
+
+def test_nobody_who_chooses_is_refused(tmp_path: Path) -> None:
+    rows = [{"group": n, "prefix": [1], "candidates": [[1], [2]], "split": "validation", "label": [1, 0]} for n in (3, 4)]
+    with pytest.raises(InputError, match=r"certify.jsonl: no validation user chooses by its id, expected at least one"):
+        Prompts.draw(SlatesFile.read(write_slates(tmp_path / "certify.jsonl", rows)), 0)
 
 
 def test_answers_are_those_of_the_golden_samples(exported: Path, validation_prompts: Prompts, answers: LogOdds) -> None:
     bundle = Bundle.open(exported)
-    golden = {slate.prefix.tobytes(): slate for slate in bundle.golden().slates}
-    at = 0
+    users, at = bundle.catalog.users, 0
+    golden = {s.prefix.tobytes(): s for s in bundle.golden().slates if s.user is not None and chooses(users.id(s.user))}
+    assert golden
     for slate in validation_prompts.prompts:
         size = len(slate.candidates)
         if (same := golden.get(slate.prefix.tobytes())) is not None:
@@ -232,7 +243,9 @@ def test_too_few_users_tell_nothing_however_equal_the_answers() -> None:
 
 
 def test_prompts_that_cannot_tell(catalog: Catalog, validation_prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"12 validation slates of 12 users: 12 users are too few.*; the split has no more; --"):
+    with pytest.raises(
+        InputError, match=r"4 validation slates of 4 users: 4 users are too few.*; no more validation users choose; --"
+    ):
         validation_prompts.check()
     prompts, answers = synthetic(30)
     alike = replace(prompts, pairs=replace(prompts.pairs, liked=np.zeros(240, np.bool_)))
