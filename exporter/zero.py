@@ -3,7 +3,8 @@ TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with
 
 1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
    (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
-   that they read. Each user's first slate is among them, for users without a history.
+   that they read. Each user's first slate is among them, for users without a history. Retrieved slates are whole, so that
+   negatives and the share of likes are those of a request; of many, some users have all of theirs.
 2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others.
 3. Unless the template says what is read, they choose the numbers. In the order of their cost, dearest first, each is left out for
    good unless its gain, what trees lose without it, is more than TOLERANCE of the least loss so far. All `similar_like_rate`
@@ -243,7 +244,7 @@ MAX_ANSWERED = 200
 MAX_CHOICE_PAIRS = 100_000
 """Of which the numbers are chosen."""
 SIZE = 5
-"""Pairs of a slate. Of long slates, a short history would have only the first, which knows nothing."""
+"""Pairs of a slate that is not retrieved. Of long ones, a short history would have only the first, which knows nothing."""
 LEAVES = (4, 8, 16)
 """Of a tree."""
 MAX_TREES = 100
@@ -363,7 +364,7 @@ def search_us(catalog: Catalog) -> int:
 @dataclass(frozen=True)
 class _Pairs:
     """Training pairs. users: rows. fits: those to fit on. before: those to fit on before the judges' part. judged: that part.
-    weights: None: all count the same."""
+    weights: of likes, whose mean is 1; a dislike's is 1. None: all count the same."""
 
     numbers: Numbers
     users: NDArray[np.int64]
@@ -379,7 +380,9 @@ class _Pairs:
 
 def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tuple[_Pairs, bool]:
     """Reads at most about `limit` pairs; also returns whether these are all."""
-    split, parts = runs(catalog, "train", SIZE)
+    retrieved = catalog.candidates.retrieved
+    size = catalog.candidates.count if retrieved else SIZE
+    split, parts = runs(catalog, "train", size)
     starts = np.array([part.start for part in parts])
     user, time, begins = split.users[starts], split.times[starts], catalog.snapshots["begins"]
     part = (begins[user] <= time[:, None]).sum(1)
@@ -388,8 +391,11 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     if not last.any():  # embeddings made after training
         last[:] = True
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
-    places = np.flatnonzero(last | before | first).tolist()
-    chosen = spread(places, limit // SIZE)
+    places = np.flatnonzero(last | before | first)
+    units = user[places] if retrieved else places  # of few whole slates a user's stay together
+    distinct = np.unique(units)
+    kept = spread(distinct.tolist(), max(1, limit // size * len(distinct) // len(places)))
+    chosen = places[np.isin(units, kept)].tolist()
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
     row_slates = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
     numbers = PromptBuilder.of(catalog, "train").slate_numbers(
@@ -397,7 +403,9 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     )
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
-    weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]
+    weights = None
+    if split.weights is not None and len(heavy := split.weights[rows][liked]) and np.ptp(heavy) > 0:
+        weights = np.where(liked, split.weights[rows] / heavy.mean(), 1).astype(np.float32)
     pairs = _Pairs(numbers, users, liked, (last | first)[slates], (before | first)[slates], last[slates], weights)
     return pairs, len(chosen) == len(places)
 

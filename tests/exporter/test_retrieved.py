@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rexit.bundle.catalog import SPLITS
 from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.zero import SIZE, _pairs
+from rexit.progress import silent
 from rexit.slates import cut, runs
 
 COUNT = 12
@@ -73,6 +76,21 @@ def test_liked_are_the_likes_of_the_part_and_recall_is_their_share(catalog: Cata
     met = {name: catalog.split(name, missed=True) for name in SPLITS}
     liked = sum(int(part.liked.sum()) for part in met.values())
     assert liked == int(catalog.user_table["history_liked"].sum()), "each like is in its split once"
+
+
+def test_exit_zero_is_fitted_on_whole_slates_of_all_users_or_of_some(catalog: Catalog) -> None:
+    """Parts with a like would have only its neighbours as negatives, and too many likes."""
+    numbers = {**catalog.info["prompt"], "numbers": [{"op": "gcn"}]}
+    own = replace(catalog, info={**catalog.info, "prompt": numbers})
+    counts = []
+    for limit, whole in ((10**6, True), (10 * COUNT, False)):
+        pairs, read_all = _pairs(own, silent, limit)
+        slates = pairs.users.reshape(-1, COUNT)
+        assert read_all == whole and (slates == slates[:, :1]).all() and pairs.liked.reshape(-1, COUNT).any(1).all()
+        counts.append(dict(zip(*np.unique(slates[:, 0], return_counts=True), strict=True)))
+    assert 0 < len(counts[1]) < len(counts[0]) and counts[1].items() <= counts[0].items(), "all slates of some users"
+    assert sum(counts[1].values()) <= 12, "about ten"
+    assert COUNT > SIZE
 
 
 def test_embeddings_of_one_moment_have_slates_in_each_part_of_the_training(tmp_path: Path) -> None:

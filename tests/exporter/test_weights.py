@@ -13,7 +13,8 @@ from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_interactions
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
-from rexit.exporter.zero import Logistic
+from rexit.exporter.zero import Logistic, _pairs
+from rexit.progress import silent
 from running.command import Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))
@@ -45,6 +46,9 @@ def test_heavy_likes_are_nearer_in_the_retriever_and_likelier_in_exit_zero(tmp_p
         products.append((users[train.users[chosen]] * items[train.items[chosen]]).sum(1).mean())
     assert products[1] > products[0]
     assert train.weights is not None and set(train.weights[train.items < 10].tolist()) == {100.0}
+    pairs, _ = _pairs(catalog, silent)
+    assert pairs.weights is not None and set(pairs.weights[~pairs.liked].tolist()) == {1.0}, "a dislike is not heavier"
+    assert pairs.weights[pairs.liked].mean() == pytest.approx(1) and len(set(pairs.weights[pairs.liked].tolist())) == 2
     numbers, liked = np.array([[0.0], [0.0], [1.0], [1.0]], np.float32), np.array([True, False, True, False])
     counts, weights = np.zeros(1, bool), np.array([9, 1, 1, 1], np.float32)
     even, uneven = (Logistic.fit(numbers, liked, counts, w).log_odds(numbers) for w in (None, weights))
