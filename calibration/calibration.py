@@ -101,6 +101,10 @@ def calibrate(
         slates = _slates(bundle, source, options, goal)
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
+        other = None
+        if options.also is not None:
+            with contextlib.closing(open_session(bundle.path)) as session:
+                other = _other_traces(session, source, options.also, progress)  # first, as it may be refused
         recording = _recording(bundle, source, options, slates, open_session, progress)
         profile = recording.profile
         traces = {name: join(part, recording.log_odds[name], name) for name, part in slates.items()}
@@ -131,11 +135,7 @@ def calibrate(
         others = baselines(source, slates["test"], zero=zero)
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         full = np.ascontiguousarray(decision.policy.calibrated(traces["test"].log_odds)[:, -1])
-        also = None
-        if options.also is not None:
-            with contextlib.closing(open_session(bundle.path)) as session:
-                others_traces = _other_traces(session, source, options.also, progress)
-            also = {"candidates": str(options.also), **judged(others_traces, decision.policy, goal)}
+        also = None if other is None else {"candidates": str(options.also), **judged(other, decision.policy, goal)}
         findings = Findings(
             traces=traces,
             profile=profile,
@@ -193,6 +193,11 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
     probabilities.check(options.negative_rate)
     if options.also is not None and not (isinstance(source, Catalog) and options.labels and options.also.count):
         raise InputError(f"also {options.also}: expected uniform[:N], popularity[:N] or retrieved[:N], and a catalog with labels")
+    if options.also is not None and isinstance(source, Catalog):
+        if options.also.count > len(source.items):
+            raise InputError(f"also {options.also}: expected at most the {len(source.items)} items of {source.path}")
+        if source.score_names:
+            raise InputError(f"also {options.also}: has no scores of first stages, but exit zero of {source.path} reads some")
     if options.measure_costs and not options.from_traces:
         raise InputError("measure costs: is for `--from-traces`; without it they are measured anyway")
     if isinstance(source, SlatesFile):
@@ -286,14 +291,20 @@ ALSO_USERS = 400
 
 
 def _other_traces(session: Session, source: Source, candidates: Candidates, progress: Progress) -> Traces:
-    """The traces of other candidates of the test split."""
+    """The traces of other candidates of the test split. Raises InputError: too few items are unmet, or none of its likes is a
+    candidate."""
     assert isinstance(source, Catalog)
 
     def retrieve(request: Request) -> list[Id]:
-        items: list[Id] = session.score(request, force_exit=0).items.tolist()
+        try:
+            items: list[Id] = session.score(request, force_exit=0).items.tolist()
+        except InputError:  # the user likes nothing that has an embedding
+            return []
         return items
 
     slates = drawn(source, "test", candidates, ALSO_USERS, retrieve=retrieve)
+    if not any(slate.liked.any() for slate in slates):
+        raise InputError(f"also {candidates}: no like of the test split is among them, expected at least one")
     return join(slates, collect(session, slates, f"{candidates} candidates", progress), "test")
 
 

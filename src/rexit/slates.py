@@ -185,7 +185,7 @@ def drawn(
             that were retrieved.
         users: Most users, evenly spaced; 0: all.
         seed: Of the draw.
-        retrieve: Returns the items that a request retrieves.
+        retrieve: Returns the items that a request retrieves; without any, the user has no slate.
 
     Raises:
         InputError: Other candidates, or a user has too few unmet items.
@@ -207,7 +207,8 @@ def drawn(
         for at in likes:
             user, inputs = catalog.users.id(int(rows.users[at[0]])), catalog.inputs.decode(rows.codes_of(int(at[0])))
             moment, liked_ids = int(rows.times[at].min()), catalog.items.take(rows.items[at])
-            ids = tuple(retrieve(Request(user, retrieve=candidates.count, as_of=moment, inputs=inputs or None)))
+            if not (ids := tuple(retrieve(Request(user, retrieve=candidates.count, as_of=moment, inputs=inputs or None)))):
+                continue
             slates.append(Slate(user, ids, moment, np.isin(np.array(ids), np.array(liked_ids)), inputs))
         return slates
     owners = np.repeat(np.arange(len(likes)), [len(at) for at in likes])

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration import CalibrationOptions, calibrate
-from rexit.calibration.calibration import _count_as_traced, _doubt
+from rexit.calibration.calibration import _count_as_traced, _doubt, _other_traces
 from rexit.calibration.reporting import page
 from rexit.calibration.traces import Recording, Traces
 from rexit.candidates import Candidates
@@ -614,7 +615,32 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
         run(place)
 
 
-def test_the_policy_is_judged_on_other_candidates_for_information(place: Path) -> None:
+def test_users_who_retrieve_nothing_are_not_judged_and_nobody_is_refused_first(place: Path) -> None:
+    """A user without a like that has an embedding ended a calibration at its last step."""
+    catalog, ids = Catalog.open(place / "catalog"), Catalog.open(place / "catalog").items.take(np.arange(7))
+
+    class Retrieving:
+        def __init__(self, known: int) -> None:
+            self.known, self.users = known, list[Any]()
+
+        def score(self, request: Request, force_exit: int) -> Any:
+            self.users.append(request.user)
+            if len(self.users) > self.known:
+                raise InputError("likes no item that has an embedding")
+            return SimpleNamespace(items=np.array(ids))
+
+        def trace(self, request: Request) -> Any:
+            return np.zeros((len(request.items or ()), 3), np.float32)
+
+    some: Any = Retrieving(5)
+    traces = _other_traces(some, catalog, Candidates("retrieved", 7), silent)
+    assert list(traces.ids) == some.users[:5] and len(some.users) > 5
+    nobody: Any = Retrieving(0)
+    with pytest.raises(InputError, match="also retrieved:7: no like of the test split is among them"):
+        _other_traces(nobody, catalog, Candidates("retrieved", 7), silent)
+
+
+def test_the_policy_is_judged_on_other_candidates_for_information(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slate of each test user: all likes and drawn items, on which nothing is chosen or certified."""
     plain = run(place)[1]
     _, done = run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 1)))
@@ -653,5 +679,10 @@ def test_the_policy_is_judged_on_other_candidates_for_information(place: Path) -
         bad = Candidates("rated") if options.labels else Candidates("uniform", 1)
         with pytest.raises(InputError, match=rf"also {bad}: expected uniform.*, and a catalog with labels"):
             run(place, options=dataclasses.replace(options, also=bad), open_session=never)
+    with pytest.raises(InputError, match=r"also retrieved:999: expected at most the \d+ items of"):
+        run(place, options=dataclasses.replace(OPTIONS, also=Candidates("retrieved", 999)), open_session=never)
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="also uniform:1: has no scores of first stages"):
+        patched.setattr(Catalog, "score_names", ["bm25"])
+        run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 1)), open_session=never)
     with pytest.raises(InputError, match=r"candidates uniform:39: a user has not met \d+ items that may be drawn"):
         run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 39)))
