@@ -18,7 +18,7 @@ from rexit import bundle
 from rexit.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant, Vectors
 from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.bundle.manifest import TOKENIZER
+from rexit.bundle.manifest import TOKENIZER, WORD_PIECES
 from rexit.bundle.variant import Limits
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
@@ -30,6 +30,7 @@ from rexit.exporter.graph.chain import Activations, Chain
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.graph.trace import derive_segment, export_segment
+from rexit.exporter.prompt.word_pieces import write_word_pieces
 from rexit.exporter.source import Source
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import TextEncoder, read_tokenizer
@@ -192,7 +193,8 @@ def carry_over(
     """
     before = old.variants if old else ()
     if old and TOKENIZER in old.files and not (folder / TOKENIZER).exists():
-        link_or_copy(os.fspath(out / TOKENIZER), os.fspath(folder / TOKENIZER))
+        for name in old.files.keys() & {TOKENIZER, WORD_PIECES}:
+            link_or_copy(os.fspath(out / name), os.fspath(folder / name))
     gone = {}
     for name in before:
         there, here, description = out / "variants" / name, folder / "variants" / name, f"variants/{name}/variant.json"
@@ -215,7 +217,9 @@ def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """Copies the checkpoint's tokenizer.json into the bundle; an encoder's is written as transformers reads it. Raises
     CheckpointError if it has none."""
     if checkpoint.reranker is not None and checkpoint.reranker.pair is not None:
-        pair_tokenizer(checkpoint.path).backend_tokenizer.save(str(folder / TOKENIZER))
+        tokenizer = pair_tokenizer(checkpoint.path).backend_tokenizer
+        tokenizer.save(str(folder / TOKENIZER))
+        write_word_pieces(tokenizer, checkpoint.reranker.pair, folder)
         return
     try:
         shutil.copyfile(checkpoint.path / TOKENIZER, folder / TOKENIZER)
@@ -251,7 +255,7 @@ def write_manifest(
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
     names = [] if tokens else [f"catalog/{path.name}" for path in sorted((folder / "catalog").iterdir())]
     names += [f"variants/{name}/variant.json" for name in variants]
-    names += [name for name in (VECTORS_FILE, TOKENIZER, ZERO) if (folder / name).is_file()]
+    names += [name for name in (VECTORS_FILE, TOKENIZER, WORD_PIECES, ZERO) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
     manifest = Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, roles=roles, files=entries)
     manifest.write(folder)

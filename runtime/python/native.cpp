@@ -335,6 +335,7 @@ void bind_answers(nb::module_& module) {
       .def_ro("vocabulary", &rexit_bundle_info::vocabulary, "Token ids of a request are below this.")
       .def_prop_ro("has_catalog", flag(&rexit_bundle_info::has_catalog),
                    "Whether requests may name users and items; else they are token ids.")
+      .def_prop_ro("takes_texts", flag(&rexit_bundle_info::takes_texts), "Whether requests may be `query` and `documents`.")
       .def_ro("prior_shift", &rexit_bundle_info::prior_shift,
               "probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.")
       .def_ro("segments", &rexit_bundle_info::segments, "Segments of the model: as many as exits, or one less with exit zero.")

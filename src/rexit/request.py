@@ -105,6 +105,16 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
             "`retrieve`, `recent`, `as_of` and `inputs`.",
         ),
     ] = None
+    query: Annotated[str | None, _field("string", "A text, for a bundle that takes texts: what `documents` are ranked by.")] = (
+        None
+    )
+    documents: Annotated[
+        list[str] | None,
+        _field(
+            "array of strings",
+            "The texts of the candidates, at least one. In place of `prefix` and `candidates`, which the library makes of them.",
+        ),
+    ] = None
     top_k: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] | None,
         _field(

@@ -19,9 +19,11 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
 from builders.bundles.catalog import in_lists, make_catalog, with_inputs
 from builders.bundles.engines import ENGINES, KEY, add_engines
+from builders.bundles.pairs import bert, write_pairs
 from builders.bundles.variants import TENSORRT_HALF
 from builders.bundles.zero import add_score_exit, with_numbers
 from builders.onnx_graphs.added_nodes import write_added
+from rexit.bundle.manifest import Pair
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
@@ -47,6 +49,7 @@ REQUESTS = {
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
     "retrieve": '{"user": 103, "retrieve": 9, "recent": [3, [8, false]], "as_of": 40, "top_k": 4}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
+    "texts": '{"query": "the [SEP] ab", "documents": ["th\\u00e9 ab", "", "a, b [MASK] the the the the the the the the"]}',
     "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": {"bm25": [0.5, null]}}',
 }
 # Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and float16.
@@ -150,6 +153,12 @@ def write_bundles(place: Path) -> None:
     put("bundle/tokens", pack(folder))
     add_score_exit(folder)
     put("bundle/scores", pack(folder))
+    plain = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}  # small tables
+    folder = write_pairs(
+        place / "texts", bert(["the", "th", "##e", "ab", "\u00e9"], **plain), Pair(24), BundleOptions(make_catalog(**small))
+    )
+    without_graphs(folder)
+    put("bundle/texts", pack(folder))
     put("graph/kernels", pack(write_added(place / "kernels", KERNELS, BundleOptions(make_catalog(**small)))))
     folder = write_bundle(place / "engines", BundleOptions(make_catalog(**small), variants=(TENSORRT_HALF,)))
     without_graphs(folder)

@@ -227,6 +227,7 @@ typedef struct rexit_bundle_info {
   size_t segments;           /* as many as exits, or one less with exit zero */
   size_t scores;             /* so many first stages' `scores` of a request exit zero reads: requests must have some of them */
   const char* const* score_names; /* [scores]; valid until the bundle is closed */
+  int32_t takes_texts;            /* 1: a request may be `query` and `documents`; 0: it has token ids in place of texts */
   float rounding;                 /* a score's log-odds may be as far from those of a trace; relative above 1 */
 } rexit_bundle_info;
 

@@ -229,6 +229,8 @@ void write(std::string& json, const std::vector<Value>& values) {
       write(json, std::int64_t{values[i]});
     else if constexpr (std::is_floating_point_v<Value>)
       write(json, double{values[i]});
+    else if constexpr (std::is_same_v<Value, std::string>)
+      write(json, std::string_view(values[i]));
     else
       write(json, values[i]);
   });
@@ -308,6 +310,11 @@ class Request {
   explicit Request(const Tokens& tokens) {
     if (!tokens.prefix.empty()) detail::write(field("prefix"), tokens.prefix);
     detail::write(field("candidates"), tokens.candidates);
+  }
+  // Texts, UTF-8, for a bundle whose rexit_bundle_info::takes_texts is 1: no items, retrieve, recent, as_of or input.
+  Request(std::string_view query, const std::vector<std::string>& documents) {
+    detail::write(field("query"), query);
+    detail::write(field("documents"), documents);
   }
 
   Request& items(const std::vector<Id>& ids) { return detail::write(field("items"), ids), *this; }
@@ -441,6 +448,9 @@ class Session {
     return result;
   }
   Scores score(const Request& request, const CallOptions& options = {}) { return score(request.json(), options); }
+  Scores rerank(std::string_view query, const std::vector<std::string>& documents, const CallOptions& options = {}) {
+    return score(Request(query, documents), options);
+  }
 
   // The same with an answer in JSON.
   JsonAnswer score_json(std::string_view request, const CallOptions& options = {}) {

@@ -258,6 +258,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.segments = opened.segments();
     info.scores = bundle->score_names.size();
     info.score_names = bundle->score_names.data();
+    info.takes_texts = opened.word_pieces() != nullptr ? 1 : 0;
     info.rounding = opened.variant().rounding();
     *info_out = info;
   });

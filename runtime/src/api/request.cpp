@@ -34,6 +34,8 @@ enum class Field {
   scores,
   prefix,
   candidates,
+  query,
+  documents,
   top_k,
   floor,
   deadline_ms,
@@ -56,6 +58,8 @@ constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"scores", "an object of arrays of numbers by name"},
                                 {"prefix", "an array of token ids"},
                                 {"candidates", "an array of arrays of token ids"},
+                                {"query", "a string"},
+                                {"documents", "an array of strings"},
                                 {"top_k", "an integer from 0 to 2147483647"},
                                 {"floor", "true or false"},
                                 {"deadline_ms", "a number above 0 and at most 1e12"},
@@ -159,6 +163,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return enter(Place::prefix);
       case Field::candidates:
         return enter(Place::candidates);
+      case Field::documents:
+        return enter(Place::documents);
       default:
         refuse("an array");
     }
@@ -186,7 +192,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
 
   // Call at the end: what is missing, and what does not go together.
   void check() {
-    to_.by_tokens = has(Field::prefix) || has(Field::candidates);
+    if (has(Field::query) || has(Field::documents)) join_texts();
+    to_.by_tokens = has(Field::prefix) || has(Field::candidates) || has(Field::documents);
     if (to_.by_tokens)
       check_tokens();
     else
@@ -208,6 +215,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     prefix,
     candidates,
     candidate,
+    documents,
     scores,
     score
   };
@@ -226,6 +234,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if (!bundle_.has_catalog() && std::count(std::begin(catalog_fields), std::end(catalog_fields), field_) != 0)
       fail(REXIT_INVALID_ARGUMENT, name_of(field_),
            " is set, but the bundle has no catalog: it takes token ids, not ids of users and items");
+    if ((field_ == Field::query || field_ == Field::documents) && bundle_.word_pieces() == nullptr)
+      fail(REXIT_INVALID_ARGUMENT, name_of(field_),
+           " is set, but the bundle has no word_pieces.safetensors: it takes token ids, not texts");
   }
 
   void begin_input(std::string_view name) {
@@ -295,6 +306,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         to_.tokens.candidates.push_back(token(value));
         ++to_.tokens.counts.back();
         return true;
+      case Place::documents:
+        if (!value.is(Scalar::Kind::string)) refuse(value.shown());
+        bundle_.word_pieces()->append(value.text, to_.texts);
+        return true;
       case Place::scores:
         if (!value.is(Scalar::Kind::null)) refuse(value.shown());
         return true;
@@ -323,6 +338,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Field::user:
         to_.query.user = row(bundle_.catalog().users.ids, value);
         append_scalar(value, to_.user);
+        return;
+      case Field::query:
+        if (!value.is(Scalar::Kind::string)) refuse(value.shown());
+        bundle_.word_pieces()->append(value.text, query_);
         return;
       case Field::retrieve:
         to_.query.retrieve = static_cast<std::size_t>(integer(value, 1, INT32_MAX));
@@ -406,6 +425,21 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     return value.integer;
   }
 
+  // Makes token ids of query and documents.
+  void join_texts() {
+    for (const Field field : {Field::prefix, Field::candidates})
+      if (has(field))
+        fail(REXIT_INVALID_ARGUMENT, name_of(field), " is set, but the request is texts: expected query and documents");
+    if (!has(Field::query)) fail(REXIT_INVALID_ARGUMENT, "query is missing, expected a string");
+    if (to_.texts.ends.empty()) fail(REXIT_INVALID_ARGUMENT, "documents is empty, expected at least one text");
+    std::size_t begin = 0;
+    for (const std::size_t end : to_.texts.ends) {
+      to_.tokens.counts.push_back(bundle_.word_pieces()->append_pair(
+          query_.tokens.data(), query_.tokens.size(), to_.texts.tokens.data() + begin, end - begin, to_.tokens.candidates));
+      begin = end;
+    }
+  }
+
   void check_tokens() const {
     for (const Field field : catalog_fields)
       if (has(field))
@@ -448,7 +482,11 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         score().assign(candidates, std::numeric_limits<float>::quiet_NaN());
       else if (score().size() != candidates)
         fail(REXIT_INVALID_ARGUMENT, "scores.", bundle_.program().scores[score_], " has ", score().size(),
-             " numbers, expected one for each of ", to_.by_tokens ? "candidates" : "items", ", ", candidates);
+             " numbers, expected one for each of ",
+             has(Field::documents) ? "documents"
+             : to_.by_tokens       ? "candidates"
+                                   : "items",
+             ", ", candidates);
     if (bundle_.reads_scores() && std::count(score_arrays_.begin(), score_arrays_.end(), true) == 0)
       fail(REXIT_INVALID_ARGUMENT, has(Field::scores) ? "scores is empty" : "scores is missing",
            ", expected a number for each candidate: exit zero reads ", score_names());
@@ -483,6 +521,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return indexed("prefix", to_.tokens.prefix.size());
       case Place::candidates:
         return indexed("candidates", to_.tokens.counts.size());
+      case Place::documents:
+        return indexed("documents", to_.texts.ends.size());
       case Place::candidate:
         return indexed(indexed("candidates", to_.tokens.counts.size() - 1), to_.tokens.counts.back());
       case Place::scores:
@@ -509,6 +549,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return "a string, a number or an array of token ids";
       case Place::candidates:
         return "an array of token ids";
+      case Place::documents:
+        return "a string";
       case Place::input_tokens:
       case Place::prefix:
       case Place::candidate:
@@ -538,6 +580,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   std::size_t input_ = 0;                       // the input that is being read
   std::vector<bool> has_score_, score_arrays_;  // [Program::scores]: whether the request names it, and has it
   std::size_t score_ = 0;                       // the score that is being read
+  TextTokens query_;                            // of `query`
   Place place_ = Place::document;
   Field field_{};
   unsigned keys_ = 0;     // bits, by Field

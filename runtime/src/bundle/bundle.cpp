@@ -13,7 +13,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr char manifest_name[] = "manifest.json", zero_name[] = "zero.onnx";
+constexpr char manifest_name[] = "manifest.json", zero_name[] = "zero.onnx", word_pieces_name[] = "word_pieces.safetensors";
 
 // Far above any real model; products of some of them still exceed 64 bits.
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
@@ -286,6 +286,9 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
     catalog_ = std::make_unique<const Catalog>(folder_, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
     tokens_only_ = read_tokens(manifest.at("tokens"), variant_.max_positions);
+  if (!catalog && files.count(word_pieces_name) != 0)
+    word_pieces_ = std::make_unique<const WordPieces>(folder_.open(word_pieces_name), manifest.at("reranker").at("pair"),
+                                                      variant_.max_positions);
 
   if (has_zero_ && program().numbers.empty())
     fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but ",

@@ -10,6 +10,7 @@
 #include "bundle/catalog/catalog.hpp"
 #include "bundle/catalog/vectors.hpp"
 #include "bundle/policy.hpp"
+#include "bundle/word_pieces.hpp"
 #include "files/folder.hpp"
 
 namespace rexit::core {
@@ -99,15 +100,18 @@ class Bundle {
   std::size_t vocabulary() const noexcept {
     return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
   }
-  const std::string& policy_sha256() const noexcept { return policy_sha256_; }  // empty: no policy
-  const Vectors* vectors() const noexcept { return vectors_.get(); }            // null: the prompt program has none
+  const std::string& policy_sha256() const noexcept { return policy_sha256_; }   // empty: no policy
+  const Vectors* vectors() const noexcept { return vectors_.get(); }             // null: the prompt program has none
+  const WordPieces* word_pieces() const noexcept { return word_pieces_.get(); }  // null: texts are for a tokenizer elsewhere
   std::size_t table_bytes() const noexcept {
-    return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0);
+    return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0) +
+           (word_pieces_ != nullptr ? word_pieces_->bytes() : 0);
   }
   // Throws REXIT_MISMATCH if a table was modified since it was opened: earlier checks may no longer hold.
   void check_unchanged() const {
     if (catalog_ != nullptr) catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
+    if (word_pieces_ != nullptr) word_pieces_->check_unchanged();
   }
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
@@ -133,6 +137,7 @@ class Bundle {
   std::unique_ptr<const Catalog> catalog_;  // null: the bundle has none
   Program tokens_only_;
   std::unique_ptr<const Vectors> vectors_;
+  std::unique_ptr<const WordPieces> word_pieces_;
   std::string manifest_sha256_, policy_sha256_;  // empty: no such file
 };
 

@@ -96,6 +96,7 @@ void Request::clear(const Program& program) {
   tokens.prefix.clear();
   tokens.candidates.clear();
   tokens.counts.clear();
+  texts.clear();
   scores.resize(program.scores.size());
   for (std::vector<float>& stage : scores) stage.clear();
   force_exit.reset();
@@ -108,7 +109,8 @@ std::size_t Request::memory() const noexcept {
   std::size_t lists = 0;
   for (const Codes& input : query.inputs) lists += bytes(input);
   for (const std::vector<float>& stage : scores) lists += bytes(stage);
-  return lists + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts);
+  return lists + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts, texts.tokens,
+                       texts.ends, texts.word);
 }
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)

@@ -91,6 +91,8 @@ class RerankerPrompt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 TOKENIZER = "tokenizer.json"
 """The tokenizer's file in checkpoints and bundles."""
+WORD_PIECES = "word_pieces.safetensors"
+"""An encoder's tokenizer as tables, which let C++ take texts."""
 MANIFEST = "manifest.json"
 """The manifest's file in a bundle."""
 

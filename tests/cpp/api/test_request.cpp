@@ -144,6 +144,8 @@ TEST_F(RequestTest, CandidatesAreNamed) {
   session.score(named);
   EXPECT_EQ(items_of(session, 3), (std::vector<Id>{88, 3, 8}));
   none_left(session, 3);
+  EXPECT_EQ(Request("a \"b\"", {"c", "\n"}).top_k(1).json(), R"({"query":"a \"b\"","documents":["c","\u000a"],"top_k":1})");
+  EXPECT_THROW(session.rerank("a", {"b"}), rexit::Error);  // it has a catalog
   const Request retrieving = Request(106).retrieve(5).recent({8});
   EXPECT_EQ(session.score(retrieving).scores.size(), 5u);
   const std::vector<Id> items = items_of(session, 5);

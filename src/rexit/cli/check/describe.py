@@ -10,7 +10,7 @@ from typing import Any
 from rexit.bundle.bundle import Bundle
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import read_json, to_json
-from rexit.bundle.manifest import TOKENIZER
+from rexit.bundle.manifest import TOKENIZER, WORD_PIECES
 from rexit.bundle.policy import Policy
 from rexit.bundle.variant import Engine, Variant, engine_folders
 from rexit.errors import BundleError
@@ -49,6 +49,7 @@ def _bundle(path: Path) -> dict[str, Any]:
             "tokens": {
                 **to_json(tokens),
                 "tokenizer": TOKENIZER in first.manifest.files,
+                "texts": WORD_PIECES in first.manifest.files,
             }
         }
     reranker = first.manifest.reranker
