@@ -174,7 +174,15 @@ def test_bad_tables(held_out: HeldOut, column: str, cells: list[Any], problem: s
 )
 def test_cells_of_scores(cell: Any, value: float | None) -> None:
     table, kind = pa.table({"score": [cell]}), batch._NUMBER
-    read = partial(batch._distinct, table, "score", kind, batch.parse_score, lambda row: f"row {row + 1}", optional=True)
+    read = partial(
+        batch._distinct,
+        table,
+        "score",
+        kind,
+        partial(batch.parse_score, name="score"),
+        lambda row: f"row {row + 1}",
+        optional=True,
+    )
     if value is not None:
         np.testing.assert_array_equal(read()[0], [value])
     else:

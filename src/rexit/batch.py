@@ -21,6 +21,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -290,8 +291,9 @@ class _Pairs:
             times = np.full(len(user), timeline.parse(scorer.as_of, "as_of"))
         scores = {}
         for name in catalog.score_names:
-            if SCORE + name in names:
-                numbers, number = _distinct(table, SCORE + name, _NUMBER, parse_score, where, optional=True)
+            if (column := SCORE + name) in names:
+                parse = partial(parse_score, name=f"`{column}`")
+                numbers, number = _distinct(table, column, _NUMBER, parse, where, optional=True)
                 scores[name] = np.array(numbers, np.float64)[number]
         pairs = cls(users, user, items, item, times, scores, *_inputs(table, scorer, catalog, where))
         rows = np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else []

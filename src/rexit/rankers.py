@@ -161,7 +161,7 @@ class Reranker(_Ranker):
             DeadlineError: No document reached an exit in time.
             BackendError: The backend failed.
         """
-        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit, floor)
+        job = _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit=force_exit, floor=floor)
         return self._ranked(self._submit(job) if job.documents else job, return_documents)
 
     def rank_many(
@@ -170,6 +170,7 @@ class Reranker(_Ranker):
         top_k: int | None = None,
         return_documents: bool = False,
         *,
+        floor: bool = False,
         deadline_ms: float | None = None,
     ) -> Iterator[list[dict[str, Any]]]:
         """Yields the hits of many queries in their order, while the sessions work on the next ones.
@@ -177,7 +178,7 @@ class Reranker(_Ranker):
         Args:
             queries: Tuples of a query and its documents, or of these and `scores` as for `rank`. They are read as they are
                 needed, a few ahead.
-            top_k, return_documents: As for `rank`.
+            top_k, return_documents, floor: As for `rank`.
             deadline_ms: For each query, from when it is read.
 
         Raises:
@@ -189,7 +190,7 @@ class Reranker(_Ranker):
             while True:
                 while len(waiting) <= self._sessions and (entry := next(rest, None)) is not None:
                     try:
-                        job = _query_job(*entry, top_k, deadline_ms)
+                        job = _query_job(*entry, top_k, deadline_ms=deadline_ms, floor=floor)
                         waiting.append(self._submit(job) if job.documents else job)
                     except InputError as exc:  # its turn comes after that of the queries before it
                         waiting.append(exc)
@@ -257,22 +258,9 @@ class Reranker(_Ranker):
                 self._pool.withdraw(job)
         return probabilities[0] if single else probabilities
 
-    def ranking(
-        self,
-        query: str,
-        documents: Iterable[str],
-        top_k: int | None = None,
-        *,
-        scores: StageScores | None = None,
-        floor: bool = False,
-        instruction: str | None = None,
-        deadline_ms: float | None = None,
-        force_exit: int | None = None,
-    ) -> Ranking:
-        """Returns what `rank` does as arrays, with what it cost. Arguments: see `rank`; at least one document."""
-        ranking: Ranking = self._answer(
-            _texts_job(query, documents, top_k, scores, instruction, deadline_ms, force_exit, floor)
-        ).content
+    def ranking(self, query: str, documents: Iterable[str], top_k: int | None = None, **options: Any) -> Ranking:
+        """Returns what `rank` does as arrays, with what it cost. options: those of `rank`; at least one document."""
+        ranking: Ranking = self._answer(_texts_job(query, documents, top_k, **options)).content
         return ranking
 
     def _ranked(self, job: TextsJob, return_documents: bool) -> list[dict[str, Any]]:
@@ -301,6 +289,7 @@ class Recommender(_Ranker):
         as_of: int | None = None,
         inputs: Values | None = None,
         scores: StageScores | None = None,
+        floor: bool = False,
         deadline_ms: float | None = None,
     ) -> list[dict[str, Any]]:
         """Ranks items for a user. Each stops at its first confident exit.
@@ -310,7 +299,7 @@ class Recommender(_Ranker):
             top_k: Only the k best; 0: all.
             items: The candidates' ids; None: the catalog's items nearest to the user, without those that the user has met.
             retrieve: So many of them are scored, or all if the catalog has fewer.
-            recent, as_of, inputs, scores, deadline_ms: As in `rexit.Request`.
+            recent, as_of, inputs, scores, floor, deadline_ms: As in `rexit.Request`.
 
         Returns:
             Hits, best first: `item`, `score`, a probability, `log_odds` before calibration, and `exit`, the exit that answered,
@@ -329,6 +318,7 @@ class Recommender(_Ranker):
                 return []
         most = fields.get("retrieve") or len(fields["items"])
         fields |= {"recent": recent, "as_of": as_of, "inputs": inputs, "scores": scores, "deadline_ms": deadline_ms}
+        fields |= {"floor": True} if floor else {}
         request = Request(user, top_k=min(_count("top_k", top_k, 0) or most, most), **fields)
         deadline_s = None if deadline_ms is None else _deadline_s(deadline_ms)
         answer = self._answer(ScoreJob(body=request.to_json(), deadline_s=deadline_s))
@@ -368,10 +358,9 @@ def _texts_job(
     scores: StageScores | None = None,
     instruction: str | None = None,
     deadline_ms: float | None = None,
-    force_exit: int | None = None,
-    floor: bool = False,
+    **options: Any,
 ) -> TextsJob:
-    """Returns the job of checked arguments. Raises InputError."""
+    """Returns the job of checked arguments. options: those of `TextsJob` that the library checks. Raises InputError."""
     listed = enumerate(_entries("documents", documents, "a list of strings"))
     return TextsJob(
         query=_text("query", query),
@@ -380,8 +369,7 @@ def _texts_job(
         scores=scores,
         instruction=None if instruction is None else _text("instruction", instruction),
         deadline_s=None if deadline_ms is None else _deadline_s(deadline_ms),
-        force_exit=force_exit,
-        floor=floor,
+        **options,
     )
 
 
@@ -414,13 +402,13 @@ def _deadline_s(deadline_ms: float) -> float:
     return deadline_ms / 1000
 
 
-def _query_job(number: int, entry: Any, top_k: int | None, deadline_ms: float | None) -> TextsJob:
+def _query_job(number: int, entry: Any, top_k: int | None, **options: Any) -> TextsJob:
     """Returns the job of an entry of `rank_many`. Raises InputError."""
     if isinstance(entry, str | bytes | Mapping) or not isinstance(entry, Sequence) or len(entry) not in (2, 3):
         raise InputError(f"queries[{number}] is {short(entry)}, expected a query and its documents, with or without scores")
     query, documents, *scores = entry
     try:
-        return _texts_job(query, documents, top_k, scores[0] if scores else None, deadline_ms=deadline_ms)
+        return _texts_job(query, documents, top_k, scores[0] if scores else None, **options)
     except InputError as exc:
         raise InputError(f"queries[{number}]: {exc}") from None
 

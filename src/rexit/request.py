@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Values = Mapping[str, Value]
     Tokens = Sequence[int] | NDArray[Any]
     TokenLists = Sequence[Tokens]
-    StageScores = Mapping[str, Sequence[float | None] | NDArray[Any]]
+    StageScores = Mapping[str, Sequence[float | None] | NDArray[Any] | None]
 else:  # the same in JSON
     Id = int | str
     Ids = Annotated[list[Id], msgspec.Meta(min_length=1)]
@@ -31,7 +31,7 @@ else:  # the same in JSON
     Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
     Values = dict[str, str | float | Tokens | None]
     TokenLists = Annotated[list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
-    StageScores = dict[str, list[float | None]]
+    StageScores = dict[str, list[float | None] | None]
 
 LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import write_reranker
 from rexit import Request, runtime
 from rexit.bundle import Bundle
 from rexit.errors import DeadlineError, InputError
 from rexit.pool import Pool
-from rexit.rankers import Reranker
+from rexit.rankers import Recommender, Reranker
 from rexit.runtime import StopRule
 from running.command import Run, assert_one_line
 from running.service import serving
@@ -81,6 +83,15 @@ def test_what_a_deadline_cut_short_stays(bundle: Path, floors: list[float]) -> N
         assert len(scores) == 0, "there was time"
 
 
+def test_a_recommender(tmp_path: Path) -> None:
+    folder, items = write_bundle(tmp_path / "bundle"), list(ITEM_IDS[:6])
+    with Recommender(folder) as recommender:
+        c = sorted(hit["log_odds"] for hit in recommender.recommend(USER_IDS[0], items=items))
+    put(folder, (c[1] + c[2]) / 2)
+    with Recommender(folder) as recommender:
+        assert [len(recommender.recommend(USER_IDS[0], items=items, floor=floor)) for floor in (False, True)] == [6, 4]
+
+
 def test_what_cannot_be_is_refused(bundle: Path, floors: list[float]) -> None:
     missing = "floor is true, but the policy has no floor: `rexit calibrate --recall` finds one, if labels show one"
     with runtime.open(bundle) as session, pytest.raises(InputError, match=f"^{missing}$"):
@@ -107,6 +118,8 @@ def test_every_door(run: Run, bundle: Path, tmp_path: Path, floors: list[float])
     assert policy is not None and policy.floor is not None and policy.floor["users"] == 90
     with Reranker(bundle) as reranker:
         assert [hit["corpus_id"] for hit in reranker.rank(QUERY, DOCUMENTS, floor=True)] == best
+        (many,) = reranker.rank_many([(QUERY, DOCUMENTS)], floor=True)
+        assert [hit["corpus_id"] for hit in many] == best
         assert len(reranker.rank(QUERY, DOCUMENTS, 1, floor=True)) == 1 and len(reranker.rank(QUERY, DOCUMENTS)) == 5
         assert reranker.rank(QUERY, [DOCUMENTS[hits[-1]["corpus_id"]]], floor=True) == []
     ended = run("rerank", bundle, "--query", QUERY, "--documents", path, "--floor", "--json")

@@ -349,21 +349,27 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     scored = run("score", "bundle", *one, "--scores", "bm25=" + ",".join(map(str, slate.scores["bm25"])), "--json")
     assert scored.code == 0 and len(scored.json["scores"]) == len(slate.items)
     assert run("inspect", "bundle", *one).code == 0
-    assert_one_line(run("score", "bundle", *one, "--scores", "bm25=1,x"), 2, "--scores bm25=1,x, expected numbers")
+    assert_one_line(run("score", "bundle", *one, "--scores", "bm25=1,x"), 2, "--scores bm25 is 'x', expected a finite number")
+    assert_one_line(run("score", "bundle", *one, "--scores", "bm25=1_0,2"), 2, "--scores bm25 is '1_0', expected a finite number")
 
     rated.head(30).write_csv("pairs.csv")
     words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv")
     assert run(*words).code == 0 and len(pl.read_csv("out.csv")) == 30
     (data / "pairs.csv").write_text("user_id,item_id,score.bm25\n1,2,nan\n")
-    assert_one_line(run(*words), 2, "row 1: score is 'nan', expected a finite number")
+    assert_one_line(run(*words), 2, "row 1: `score.bm25` is 'nan', expected a finite number")
 
     request = {"user": 1, "items": [1, 2], "as_of": 20000}
     (data / "log.jsonl").write_text(json.dumps({**request, "scores": {"bm25": [1.5, None]}}) + "\n")
     (logged,) = RequestLog.read(data / "log.jsonl", catalog).all_slates
     np.testing.assert_array_equal(logged.scores["bm25"], [1.5, np.nan])
-    (data / "log.jsonl").write_text(json.dumps(request) + "\n")
-    with pytest.raises(InputError, match="scores is missing, expected a number for each candidate: exit zero reads bm25"):
-        RequestLog.read(data / "log.jsonl", catalog)
+    for fields, problem in (
+        ({}, "scores is missing, expected a number for each candidate: exit zero reads bm25"),
+        ({"scores": {"bm25": None}}, "scores is missing"),
+        ({"scores": {"bm25": [1, 2], "vectr": [1, 2]}}, r"scores\.vectr: exit zero reads no such score, it reads bm25"),
+    ):
+        (data / "log.jsonl").write_text(json.dumps({**request, **fields}) + "\n")
+        with pytest.raises(InputError, match=problem):
+            RequestLog.read(data / "log.jsonl", catalog)
 
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp,score.bm25\n1,2,5,20000,7.5\n")
     build_catalog(data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer", old=data / "catalog")

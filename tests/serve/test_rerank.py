@@ -76,6 +76,7 @@ def test_the_first_stages_scores(tmp_path: Path) -> None:
     with serving(Pool(partial(runtime.open, bundle), 1, 4), Limits(max_items=8)) as service:
         scored = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores={"bm25": [5, 4, 3, None, 1]}, top_n=2)
         assert scored.status == 200 and len(scored.json["results"]) == 2
+        nothing = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores={"bm25": None})
         missing = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS)
         short = post(service, "/rerank", query="wing drag", texts=DOCUMENTS, scores={"bm25": [5, 4]})
         for name in ("jina", "llama_index_tei", "cohere_v2"):
@@ -83,6 +84,7 @@ def test_the_first_stages_scores(tmp_path: Path) -> None:
             reply = post(service, request["path"], **request["body"])
             assert reply.status == 422 and reply.json["error"].startswith("scores is missing, expected a number"), reply.text
     assert missing.status == short.status == 422 and "scores" in missing.text and "scores.bm25 has 2" in short.text
+    assert nothing.status == 422 and nothing.json["error"].startswith("scores is empty, expected a number"), "as /v1/score says"
 
 
 SENT = ["A wing at high speed", "Heat flow in a layer"]

@@ -145,9 +145,10 @@ SPLITS = ("train", "validation", "test")
 """For training, for choosing, for the final judgement. Every interaction is in one split."""
 
 CANDIDATE = "candidate"
+"""The column of a split's file that is false for a like that was not retrieved."""
+
 SCORE = "score."
 """Prefix of the columns and tensors of first stages' scores."""
-"""The column of a split's file that is false for a like that was not retrieved."""
 
 
 @dataclass(frozen=True)

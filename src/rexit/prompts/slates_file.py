@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -219,13 +219,16 @@ class RequestLog(_File[Slate]):
 
 def _logged_scores(logged: Request, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """The scores that exit zero reads, as a request's reader takes them. Raises InputError."""
-    count, scores = len(logged.items or ()), logged.scores or {}
-    if names and not scores.keys() & set(names):
-        raise InputError(f"scores is missing, expected a number for each candidate: exit zero reads {', '.join(names)}")
+    count, read = len(logged.items or ()), ", ".join(names) or "none"
+    scores = {name: numbers for name, numbers in (logged.scores or {}).items() if numbers is not None}
+    if unread := [name for name in logged.scores or {} if name not in names]:
+        raise InputError(f"scores.{unread[0]}: exit zero reads no such score, it reads {read}")
+    if names and not scores:
+        raise InputError(f"scores is missing, expected a number for each candidate: exit zero reads {read}")
     for name, numbers in scores.items():
-        if name in names and len(numbers) != count:
+        if len(numbers) != count:
             raise InputError(f"scores.{name} has {len(numbers)} numbers, expected one for each of items, {count}")
-    return {name: np.array(list(map(parse_score, scores.get(name, [None] * count))), np.float32) for name in names}
+    return {name: np.array(parse_scores(scores.get(name, [None] * count), f"scores.{name}"), np.float32) for name in names}
 
 
 def certifying_groups(path: Path) -> tuple[int, bool]:
@@ -371,7 +374,7 @@ def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, stage
                 raise InputError(f"`{SCORE}{name}` is {seen}, expected a list of {len(values)}, one for each candidate")
         names = [f"candidates[{n}]" for n in range(len(values))]
     candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
-    first_stages = {name: list(map(parse_score, numbers)) for name, numbers in scores.items()}
+    first_stages = {name: parse_scores(numbers, f"`{SCORE}{name}`") for name, numbers in scores.items()}
     liked = [_liked(label) for label in labels]
     return _Row(where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, liked, first_stages, row.get("split"))
 
@@ -396,15 +399,21 @@ def _liked(label: Any) -> bool | None:
     return label >= 1
 
 
-def parse_score(score: Any) -> float:
-    """Returns a first stage's score: a number that float32 can hold, or the text of one; None is NaN. Raises InputError."""
+def parse_scores(scores: Iterable[Any], name: str) -> list[float]:
+    """Returns what `parse_score` does of each of a first stage's scores."""
+    return [parse_score(score, name) for score in scores]
+
+
+def parse_score(score: Any, name: str) -> float:
+    """Returns a first stage's score: a number that float32 can hold, or the text of one; None is NaN. Raises InputError, which
+    names it."""
     if score is None:
         return math.nan
     with contextlib.suppress(TypeError, ValueError):
         is_number = not isinstance(score, bool) and "_" not in str(score)  # to Python, 1_000 is 1000
         if is_number and abs(number := float(score)) <= _LARGEST:
             return number
-    raise InputError(f"score is {short(score)}, expected a finite number")
+    raise InputError(f"{name} is {short(score)}, expected a finite number")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

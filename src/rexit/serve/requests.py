@@ -63,7 +63,7 @@ class RerankRequest(msgspec.Struct):
     query: str
     documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1, description="Texts, or objects with `text`.")]
     scores: Annotated[
-        dict[str, list[float | None]] | None,
+        dict[str, list[float | None] | None] | None,
         msgspec.Meta(description="First stages' numbers of each document by name, if the bundle's exit zero reads them."),
     ] = None
     top_n: Annotated[

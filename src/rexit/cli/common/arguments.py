@@ -135,11 +135,10 @@ def parse_request(
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*(item_ids or ()), *(item for item, _ in interactions)])
     values = parse_inputs(inputs, catalog.inputs)
-    numbers: dict[str, list[float | None]] = {}
+    from rexit.prompts.slates_file import parse_scores
+
+    numbers: dict[str, list[float]] = {}
     for name, text in parse_named(scores, "--scores", "bm25=7.1,,0.3").items():
-        try:
-            numbers[name] = [float(score) if score.strip() else None for score in text.split(",")]
-        except ValueError:
-            raise InputError(f"--scores {name}={text}, expected numbers separated by commas") from None
+        numbers[name] = parse_scores((score.strip() or None for score in text.split(",")), f"--scores {name}")
     time = parse_as_of(as_of, catalog, warn=True)
     return Request(user_id, item_ids, retrieve, interactions or None, time, values, numbers or None)

@@ -63,7 +63,8 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    OUT has all rows in their order; after a kill the same command continues.
+    A column `score.NAME` of the pairs is a first stage's score, if exit zero reads it. OUT has all rows in their order; after a
+    kill the same command continues.
     """
     if pairs is not None:
         if user is not None or items is not None or retrieve is not None or recent or scores or floor:
