@@ -72,12 +72,12 @@ if anything fails.
   rexit-run verify bundle && systemctl restart recommender)",
      verify},
     {"pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.",
-     R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `inputs`, `scores`, `top_k`, `force_exit`
-and `deadline_ms`, which counts from the moment its line was read; or it has `prefix` and `candidates`, a prompt as token
-ids. Its answer has its `id`, and `scores` or `error` with `status` and `message`. An invalid line is answered by an
-error, too. With several sessions answers come in the order they are ready; requests of a user go to one session,
-which keeps that user's prefix. The end of stdin, SIGTERM and SIGINT end the program, with 0, after the requests that
-were read.
+     R"(A request has `user` and `items` or `retrieve`; or `query` and `documents`, if the bundle takes texts; or
+`prefix` and `candidates`, a prompt as token ids. It may have `id`, `recent`, `as_of`, `inputs`, `scores`, `top_k`,
+`floor`, `force_exit` and `deadline_ms`, which counts from the moment its line was read. Its answer has its `id`, and
+`scores` or `error` with `status` and `message`. An invalid line is answered by an error, too. With several sessions
+answers come in the order they are ready; requests of a user go to one session, which keeps that user's prefix. The end
+of stdin, SIGTERM and SIGINT end the program, with 0, after the requests that were read.
 
   echo '{"id": 1, "user": 196, "items": [242, 302], "recent": [50, [172, false]]}' | rexit-run pipe bundle)",
      pipe}};

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -65,11 +66,18 @@ CASES = table(
     row("number_of_an_unknown_op", "horoscope", {"/prompt/numbers/0/op": "horoscope"}, "UNSUPPORTED"),
     row("number_without_its_limit", "limit", {"/prompt/numbers/5/limit": DELETE}),
     row("number_of_nobody", "limit: is 0", {"/prompt/numbers/5/limit": 0}),
+    row("number_of_too_many", "limit: is 1001", {"/prompt/numbers/10/limit": 1001}),
     row("cosine_without_its_column", "column", {"/prompt/numbers/7/column": DELETE}),
     row("cosine_of_an_unknown_column", "`taste` is not a column of vectors", {"/prompt/numbers/7/column": "taste"}),
     row("cosine_twice", "`max_cosine` appears twice", {"/prompt/numbers/10/limit": 2}),
     row("cosines_without_their_vectors", "`text` is not a column of vectors", {"vector.text": DELETE}, file=ITEMS),
     row("vectors_of_too_few_items", "vector.look", {"vector.look": lambda rows: rows[1:]}, file=ITEMS),
+    row(
+        "vectors_too_wide",
+        "`vector.look` has rows of 65537, expected at most 65536",
+        {"vector.look": lambda rows: np.zeros((len(rows), 65537), "f2")},
+        file=ITEMS,
+    ),
     row("vectors_of_another_type", "vector.look", {"vector.look": lambda rows: rows.astype("f4")}, file=ITEMS),
     row(
         "vector_with_nan",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rexit import Request
 from running.program import PROGRAM, assert_one_error, environment, run_program
 
 
@@ -50,4 +51,6 @@ def test_help_and_version() -> None:
         assert (ended.code, ended.err) == (0, "")
         assert f"rexit-run {''.join(command) or 'COMMAND'}" in ended.out, "an example"
     assert "8 verify found a failure" in run_program("--help").out
+    pipe = run_program("pipe", "--help").out
+    assert [name for name in Request.__struct_fields__ if f"`{name}`" not in pipe] == []
     assert re.fullmatch(r"rexit-run \d+\.\d+\.\d+\n", run_program("--version").out)

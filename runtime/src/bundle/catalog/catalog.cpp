@@ -12,7 +12,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
-constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
+constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16, max_width = 1 << 16;
 constexpr char field_prefix[] = "field.", vector_prefix[] = "vector.", zero_name[] = "zero.onnx";
 
 // What the tensors' names have behind a prefix.
@@ -29,7 +29,10 @@ std::vector<VectorColumn> vector_columns(const Safetensors& table, std::size_t r
   std::vector<VectorColumn> columns;
   for (const std::string& name : column_names(table, vector_prefix)) {
     const auto values = table.array<Half>(vector_prefix + name, {rows, std::nullopt});
-    columns.push_back({name, rows == 0 ? 0 : values.size / rows, values});
+    const std::size_t width = rows == 0 ? 0 : values.size / rows;
+    if (width > max_width)
+      fail(REXIT_CORRUPT, table.path(), ": `", vector_prefix, name, "` has rows of ", width, ", expected at most ", max_width);
+    columns.push_back({name, width, values});
   }
   return columns;
 }
@@ -193,7 +196,7 @@ Catalog::Catalog(const Folder& source, const std::string& folder, JsonDocument d
     : Catalog(Description(source, folder, std::move(description))) {}
 
 Catalog::Catalog(const Description& d)
-    : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
+    : dim(d.root.at("embedding").at("dim").size(1, max_width)),
       users(d.table("users"), d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"), d.probes()),
       items(d.table("items"), d.kind("item"), d.count("items"), d.count("interactions"), dim),
       pieces(d.table("pieces"), d.count("pieces"), d.tokenizer()) {

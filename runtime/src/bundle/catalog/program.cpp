@@ -13,8 +13,8 @@ namespace {
 
 enum class Part { prefix, candidate, entry };
 
-constexpr std::size_t max_limit = 1 << 16;  // of a list
-constexpr std::size_t max_vectors = 16;     // of an item in a table
+constexpr std::size_t max_limit = 1000;  // of a list
+constexpr std::size_t max_vectors = 16;  // of an item in a table
 constexpr std::size_t max_ids = std::numeric_limits<std::int32_t>::max();
 
 class Reader {
