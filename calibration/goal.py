@@ -21,6 +21,12 @@ TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""
 
 
+def check_max_drop(drop: float) -> None:
+    """Raises InputError for a drop that cannot be allowed."""
+    if not 0 < drop < 0.5:
+        raise InputError(f"max drop {drop}, expected more than 0 and less than 0.5")
+
+
 @dataclass(frozen=True)
 class Goal:
     """What a policy must keep.
@@ -55,8 +61,7 @@ class Goal:
         """Raises InputError for numbers that cannot work."""
         if not self.metrics:
             raise InputError("no metric, expected at least one")
-        if not 0 < self.max_drop < 0.5:
-            raise InputError(f"max drop {self.max_drop}, expected more than 0 and less than 0.5")
+        check_max_drop(self.max_drop)
         if not 0.5 <= self.confidence < 1:
             raise InputError(f"confidence {self.confidence}, expected 0.5 to below 1")
         if self.recall is not None and not 0.5 <= self.recall < 1:
@@ -128,9 +133,9 @@ class CalibrationOptions:
         tail: at most that share of users may lose more, SHARE:LOSS; None: users who lose most are not tested.
         recall: the share of its relevant candidates that a user keeps on average above a floor; None: no floor is sought.
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
-        slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
+        slate: candidates per slate; None: SIZE, all of retrieved candidates, or for a file of slates the size of its largest.
         max_slates: the most slates of each split, evenly spaced; 0: all.
-        test_slates: the most of the test split, where it is fewer; 0: as `max_slates`.
+        test_slates: the most of the test split, where it is fewer; 0: as `max_slates`, or as recorded with `from_traces`.
         timed_slates: number of slates to time.
         repeats: timings of each, whose median counts.
         device, threads: as for `rexit.open`.

@@ -30,7 +30,7 @@ from rexit.bundle import Catalog, Manifest, Model, Vectors, new_folder, sole_wri
 from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.errors import ParityError
+from rexit.errors import InputError, ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -129,6 +129,7 @@ def export_bundle(
         if loaded.turn is not None:  # all precisions are rotated, as they share the vectors, too
             rotation.rotate(loaded.checkpoint.decoder, loaded.checkpoint.heads, loaded.turn)
         clock.lap("rotation")
+        targets = [target for target in targets if target.variant not in loaded.samples.refused]
         base_target = targets[0].base or targets[0]  # all precisions of a target share a base
         depths, model = loaded.checkpoint.exits, loaded.model
         make = _DraftMaker(folder, targets, len(depths) * len({base_target, *targets}), progress)
@@ -156,7 +157,7 @@ def export_bundle(
             str(out),
             loaded.exits,
             written,
-            verdicts.refused,
+            {**loaded.samples.refused, **verdicts.refused},
             gone,
             len(verdicts.passed[0][1].slates),
             base.pairs,
@@ -168,19 +169,29 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class _Samples:
-    """The slates that later steps need. prompts: of the gate; None: no target has one. sampled: whose activations are read."""
+    """The slates that later steps need. prompts: of the gate; None: no target has one, or they are too few. refused: then the
+    targets with a gate, by the reason. sampled: whose activations are read."""
 
     source: Source
     prompts: Prompts | None
+    refused: dict[str, str]
     sampled: Sequence[Prompt]
 
     @classmethod
     def of(cls, source: Source, targets: Sequence[Target], options: ExportOptions) -> _Samples:
-        prompts = Prompts.draw(source, options.quality_slates) if any(target.gate for target in targets) else None
-        if prompts and not options.accept_loss:
-            prompts.check()
-        draw_sampled = next((target.sampled_prompts for target in targets if target.sampled_prompts), None)
-        return cls(source, prompts, draw_sampled(source) if draw_sampled else [])
+        """Raises InputError: the slates are too few to judge any of the targets."""
+        prompts, refused = None, dict[str, str]()
+        if gated := [target.variant for target in targets if target.gate]:
+            try:
+                prompts = Prompts.draw(source, options.quality_slates)
+                if not options.accept_loss:
+                    prompts.check()
+            except InputError as exc:
+                if len(gated) == len(targets):
+                    raise
+                prompts, refused = None, dict.fromkeys(gated, str(exc))
+        draw_sampled = next((t.sampled_prompts for t in targets if t.sampled_prompts and t.variant not in refused), None)
+        return cls(source, prompts, refused, draw_sampled(source) if draw_sampled else [])
 
 
 @dataclass(frozen=True)
@@ -372,10 +383,13 @@ def _judged(
                 shutil.rmtree(draft.folder)
                 slates = [replace(slate, log_odds=np.ascontiguousarray(slate.log_odds[:, remaining])) for slate in golden]
                 exits, merged = [depths[k] for k in remaining], make.draft(base.draft.target, "merged")
-                fewer = _Base.trace(merged, loaded, exits, slates, options, progress, clock)
-                draft = make.draft(target)
-                draft.derive(fewer.draft, fewer.sampled)
-                shutil.rmtree(merged.folder)
+                make.segments += 2 * len(exits)
+                try:
+                    fewer = _Base.trace(merged, loaded, exits, slates, options, progress, clock)
+                    draft = make.draft(target)
+                    draft.derive(fewer.draft, fewer.sampled)
+                finally:
+                    shutil.rmtree(merged.folder)
                 clock.lap("variants")
                 own = draft.chain(options.max_tokens, loaded.vectors)
                 quality = judges.assess(target, own, left_out)
@@ -383,7 +397,7 @@ def _judged(
             passed.append((draft, judge(target, own, golden, quality)))
         except ParityError as exc:
             refused[target.variant] = exc
-            shutil.rmtree(draft.folder)
+            shutil.rmtree(draft.folder, ignore_errors=True)  # gone if its segments were traced again
     if not passed:
         raise next(iter(refused.values()))
     return _Verdicts(passed, {name: str(error) for name, error in refused.items()}, judges.doubt() if judges else None)

@@ -113,12 +113,9 @@ class Prompts:
     @property
     def remedy(self) -> str:
         """What to do about a shortage."""
-        accept = "--accept-loss writes the variant anyway"
-        return (
-            f"no more validation {self.pairs.noun} choose; {accept}"
-            if self.whole
-            else f"ask for more with --quality-slates (0: all); {accept}"
-        )
+        if self.whole:
+            return f"no more validation {self.pairs.noun} choose; `rexit export --accept-loss` writes the variant anyway"
+        return "ask for more with `rexit export --quality-slates` (0: all); --accept-loss writes the variant anyway"
 
     def __str__(self) -> str:
         return f"{len(self)} validation slates of {self.pairs.user_count} {self.pairs.noun}"
@@ -189,7 +186,7 @@ class Quality:
         """Raises QualityError, which says what keeps exits from passing, unless all passed or loss is accepted."""
         if not (failures := self.failures()) or accept_loss:
             return
-        remedy = "--accept-loss writes it anyway" if self.verdict == "failed" else self.prompts.remedy
+        remedy = "`rexit export --accept-loss` writes it anyway" if self.verdict == "failed" else self.prompts.remedy
         reasons = "; ".join(f"exit after layer {layers}: {reason}" for layers, reason in failures.items())
         raise QualityError(f"{reasons}; not written: {remedy}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,12 @@ from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.encoders import WORDS, write_encoder
 from rexit.bundle import Bundle, Catalog
+from rexit.cli.make import build
 from rexit.cli.make.build import _SHARES, _Left
+from rexit.errors import BackendError, BundleError, InputError, QualityError
+from rexit.exporter.gate import quality
+from rexit.prompts.slates_file import certifying_groups
+from rexit.roles import CERTIFY, CHOOSE, place
 from running.command import Run, assert_one_line
 
 
@@ -43,7 +50,7 @@ def test_a_checkpoint_with_exits_is_exported_and_calibrated(run: Run, data: Path
     again = run(*words)
     assert again.code == 0 and "export" not in again.err and "step 3 of 3, calibrate" in again.err, again.err
     assert Bundle.open(out).policy() is not None
-    assert_one_line(run("build", data / "model", *words[2:]), 2, "out.build: began with model", "expected")
+    assert_one_line(run("build", data / "model", *words[2:]), 2, "out.build: began with another model: delete it and")
 
 
 def write_log(path: Path, queries: int) -> Path:
@@ -55,7 +62,8 @@ def write_log(path: Path, queries: int) -> Path:
     return write_slates(path, rows)
 
 
-def test_a_log_without_labels_is_enough(run: Run, tmp_path: Path) -> None:
+def test_a_log_without_labels_is_enough(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "chooses", lambda user: True)  # 16 queries are too few for the gate
     model, log, out = write_encoder(tmp_path / "model"), write_log(tmp_path / "log.jsonl", 150), tmp_path / "out"
     ended = run("build", model, "--slates", log, "--out", out, "--precision", "int8,fp32")
     assert ended.code == 0, ended.err
@@ -73,6 +81,114 @@ def test_a_log_that_can_confirm_nothing_is_refused_first(run: Run, tmp_path: Pat
     log = write_log(tmp_path / "log.jsonl", 20)
     ended = run("build", tmp_path / "no model", "--slates", log, "--out", tmp_path / "out")
     assert_one_line(ended, 2, "log.jsonl: ", " of its queries certify, expected at least 30: about a quarter of a log does")
+
+
+def test_a_log_with_some_labels_is_labelled(tmp_path: Path) -> None:
+    """Only queries with labels calibrate, so only they certify."""
+    rows = [{"query": str(n), "candidates": ["a", "b"]} | ({"label": [0, 1]} if n % 2 else {}) for n in range(200)]
+    for part, labelled in ((rows, True), (rows[::2], False)):
+        count, some = certifying_groups(write_slates(tmp_path / "some.jsonl", part))
+        groups = [row["query"] for row in part if ("label" in row) == labelled]
+        assert (count, some) == (sum(CHOOSE <= place(group) < CERTIFY for group in groups), labelled)
+
+
+class Steps:
+    """Stand-ins of the three steps, which record that they ran.
+
+    exits: of each exported variant. failure: what a step raises.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.exits, self.failure = list[str](), {"cpu-fp32": (1, 2)}, dict[str, Exception]()
+        self.export: Any = None
+        monkeypatch.setattr("rexit.exporter.heads.frozen_heads.fit_heads", self._fit)
+        monkeypatch.setattr("rexit.exporter.export.export_bundle", self._export)
+        monkeypatch.setattr("rexit.bundle.Bundle", SimpleNamespace(open=self._open))
+        monkeypatch.setattr(build, "calibrate_variant", lambda bundle, *_: self._step(f"calibrate {bundle.name}"))
+
+    def _step(self, name: str, folder: Path | None = None) -> None:
+        self.calls.append(name)
+        if (failure := self.failure.pop(name, None)) is not None:
+            raise failure
+        if folder is not None:
+            folder.mkdir(parents=True)
+
+    def _fit(self, model: str, catalog: Path | None, out: Path, *_: Any, **__: Any) -> None:
+        self._step("heads", out)
+
+    def _export(self, model: Path, catalog: Path | None, out: Path, options: Any, **_: Any) -> Any:
+        self.export = options
+        self._step("export", out)
+        return SimpleNamespace(refused={})
+
+    def _open(self, out: Path, name: str | None = None) -> Any:
+        name = name or next(iter(self.exits))
+        return SimpleNamespace(name=name, exits=self.exits[name], manifest=SimpleNamespace(variants=tuple(self.exits)))
+
+    def build(self, place: Path, precision: str | None = "fp32", drop: float = 0.1, reranker: str | None = None) -> list[str]:
+        """Builds of `model` and `log.jsonl` there; returns the steps that ran."""
+        self.calls.clear()
+        build._build(str(place / "model"), place / "out", None, place / "log.jsonl", precision, drop, reranker)
+        return self.calls
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "is_decoder": true}')
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    write_slates(tmp_path / "log.jsonl", [{"query": "a", "candidates": ["b", "c"]}])
+    return Steps(monkeypatch)
+
+
+@pytest.mark.parametrize("stopped", ["heads", "export", "calibrate cpu-fp32"])
+def test_stopped_it_continues_where_it_was(steps: Steps, tmp_path: Path, stopped: str) -> None:
+    steps.failure[stopped] = BackendError("stopped")
+    with pytest.raises(BackendError, match="stopped"):
+        steps.build(tmp_path)
+    before = list(steps.calls)
+    assert before[-1] == stopped and steps.build(tmp_path) == [stopped, *["export", "calibrate cpu-fp32"][len(before) - 1 :]]
+
+
+def test_a_model_trained_again_in_its_folder_is_another(steps: Steps, tmp_path: Path) -> None:
+    steps.build(tmp_path)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(InputError, match=r"out.build: began with another model: delete it and .*out, or choose another"):
+        steps.build(tmp_path)
+
+
+def test_a_precision_that_is_refused_costs_no_heads(steps: Steps, tmp_path: Path) -> None:
+    for precision, drop, message in (("int9", 0.1, "no target 'cpu' with precision 'int9'"), ("fp32", 0.7, "max drop 0.7")):
+        with pytest.raises(InputError, match=message):
+            steps.build(tmp_path, precision, drop)
+    assert steps.calls == []
+    steps.failure["export"] = QualityError("int8 fails")
+    with pytest.raises(QualityError):
+        steps.build(tmp_path, "int8")
+    assert steps.build(tmp_path, "fp32") == ["export", "calibrate cpu-fp32"] and steps.export.precisions == ("fp32",)
+    with pytest.raises(InputError, match=r"out: was exported with precision 'fp32', expected 'int8': delete it, or"):
+        steps.build(tmp_path, "int8")
+
+
+def test_the_first_variant_with_an_earlier_exit_is_calibrated(steps: Steps, tmp_path: Path) -> None:
+    """int8's gate may leave it only its last exit."""
+    steps.exits = {"cpu-int8": (2,), "cpu-fp32": (1, 2)}
+    assert steps.build(tmp_path)[-1] == "calibrate cpu-fp32"
+    steps.exits = {"cpu-int8": (2,)}
+    assert steps.build(tmp_path) == []
+
+
+def test_a_checkpoint_with_exits_gets_the_answers_that_are_named(steps: Steps, tmp_path: Path) -> None:
+    (tmp_path / "model" / "exits.json").write_text("{}")
+    assert steps.build(tmp_path, reranker="1,2") == ["export", "calibrate cpu-fp32"]
+    assert steps.export.label_ids == (1, 2)
+
+
+def test_a_state_without_its_beginning_is_refused(steps: Steps, tmp_path: Path) -> None:
+    (tmp_path / "out.build").mkdir()
+    (tmp_path / "out.build" / "build.json").write_text('{"schema": 3, "steps": {}}')
+    with pytest.raises(BundleError, match=r"build\.json: `begun` is missing"):
+        steps.build(tmp_path)
 
 
 @pytest.mark.slow

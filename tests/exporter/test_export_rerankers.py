@@ -226,7 +226,7 @@ def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     """Heads learn the model's own answer, the gate compares rankings."""
     model, prompt = causal_lm
     rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
-    rows = [{**row, "group": f"{row['group']} {n}"} for n in range(3) for row in rows]
+    rows = [{**row, "group": f"{row['group']} {n}"} for n in range(5) for row in rows]  # 24 choose
     few = write_slates(tmp_path / "few.jsonl", [rows[0], *({k: v for k, v in row.items() if k != "label"} for row in rows[1:])])
     log = write_slates(tmp_path / "log.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
     out, said = tmp_path / "checkpoint", []

@@ -232,11 +232,12 @@ def _logged_scores(logged: Request, names: Sequence[str]) -> dict[str, NDArray[n
 
 
 def certifying_groups(path: Path) -> tuple[int, bool]:
-    """Returns how many groups of a file certify, and whether all slates have labels, without a tokenizer. Raises InputError."""
+    """Returns how many groups of a file certify, of a partly labelled one those with labels, and whether any slate has labels,
+    without a tokenizer. Raises InputError."""
     rows = _grouped(path)[1]
-    splits = {row.group: row.split or split_of(row.group) for row in rows}
-    certifying = sum(split == "validation" and not chooses(group) for group, split in splits.items())
-    return certifying, all(label is not None for row in rows for label in row.labels)
+    labelled = [row for row in rows if None not in row.labels]
+    splits = {row.group: row.split or split_of(row.group) for row in labelled or rows}
+    return sum(split == "validation" and not chooses(group) for group, split in splits.items()), bool(labelled)
 
 
 def _named_splits(path: Path, rows: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:

@@ -63,7 +63,9 @@ def _one_bit(model: ir.Model) -> ir.Model:
 
 def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_pass(monkeypatch, _one_bit)
-    with pytest.raises(QualityError, match=r"exit after layer 2: log-odds correlate .*; not written: --accept-loss"):
+    with pytest.raises(
+        QualityError, match=r"exit after layer 2: log-odds correlate .*; not written: `rexit export --accept-loss`"
+    ):
         export_bundle(*taste, tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
     assert list(tmp_path.iterdir()) == []
 

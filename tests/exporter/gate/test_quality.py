@@ -147,7 +147,7 @@ FIGURES = r"AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to "
             rf"^exit after layer 2: {FIGURES}-0\.\d+ \(95 % interval over 60 users\); "
             r"by float32's probabilities the change of NDCG@10 is -0\.\d+ to -0\.\d+ "
             r"\(95 % interval over 60 users\), too wide to tell: a loss of at most 0\.005 .*about 1\d0 users would do if .*"
-            r"not written: ask for more with --quality-slates \(0: all\); --accept-loss writes the variant anyway$",
+            r"not written: ask for more with `rexit export --quality-slates` \(0: all\); --accept-loss writes the variant .*$",
         ),
         (
             500,
@@ -238,13 +238,13 @@ def test_too_few_users_tell_nothing_however_equal_the_answers() -> None:
         result.check()
     first = result.to_json()["exits"][0]
     assert result.verdict == "undecided" and first["auc_change"] is first["ndcg_change"] is None
-    with pytest.raises(InputError, match=r"validation slates of 19 users: 19 users are too few .*; ask for more with --quality-"):
+    with pytest.raises(InputError, match=r"validation slates of 19 users: 19 users are too few .*; ask for more with `rexit exp"):
         prompts.check()
 
 
 def test_prompts_that_cannot_tell(catalog: Catalog, validation_prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        InputError, match=r"4 validation slates of 4 users: 4 users are too few.*; no more validation users choose; --"
+        InputError, match=r"4 validation slates of 4 users: 4 users are too few.*; no more validation users choose; `rexit"
     ):
         validation_prompts.check()
     prompts, answers = synthetic(30)

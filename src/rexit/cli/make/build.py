@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from rexit import __version__
@@ -31,7 +32,7 @@ _DROPS = (0.01, 0.02, 0.05, 0.1)
 """Losses to certify: the first that the log's queries can confirm."""
 _EXACT, _SAME = "cpu-fp32", "same first 10 as above"
 _TIMED, _REPEATS = 8, 5
-"""Golden slates that are timed, and how often each."""
+"""Slates that are timed, and how often each."""
 _LONG = {"heads": "forward pass, tokens", "export": "validation slates, ", "calibrate": "validation"}
 """The longest stage of each step."""
 _ENOUGH = 0.05
@@ -68,7 +69,7 @@ def build(
     """
     check_one_source(catalog, slates)
     bundle, result, refused = _build(model, out, catalog, slates, precision, max_drop, reranker)
-    _print_page(bundle, result, refused)
+    _print_page(bundle, catalog, result, refused)
     lines = (
         'Recommender("{}").recommend(user, top_k=10)'
         if catalog is not None
@@ -90,38 +91,46 @@ def _build(
     the bundle, by name."""
     from rexit.bundle import Bundle
     from rexit.calibration import CalibrationOptions
+    from rexit.calibration.goal import check_max_drop
     from rexit.exporter.checkpoints.checkpoint import EXITS
     from rexit.exporter.export import export_bundle
     from rexit.exporter.heads.frozen_heads import fit_heads
+    from rexit.exporter.preflight import chosen_targets
 
     answers = answers_of(reranker, catalog)
-    state = _State.of(out, model, catalog, slates, precision, reranker)
+    precisions = _fast_precisions() if precision is None else tuple(part.strip() for part in precision.split(","))
+    chosen_targets("cpu", precisions)
+    data = catalog / "catalog.json" if catalog is not None else slates
+    if data is None or not data.is_file():
+        raise InputError(f"{catalog or slates}: {'no such catalog folder' if catalog else 'no such file'}")
     drop = max_drop if max_drop is not None else _DROPS[0] if slates is None else _confirmable(slates)
+    check_max_drop(drop)
+    state = _State.of(out, model, data, precision, reranker)
     has_exits = (Path(model) / EXITS).is_file()
     checkpoint, left = Path(model) if has_exits else state.folder / _CHECKPOINT, _Left(say)
     with progress() as bar:
-        if has_exits or state.done("heads", checkpoint):
+        if has_exits or (state.values.heads and checkpoint.is_dir()):
             left.skip("heads")
-            state.finish("heads", {})
         else:
             limits: dict[str, Any] = {} if slates is None else {"max_slates": _FIT_SLATES, "validation_slates": _CHOOSE_SLATES}
             heads = HeadsOptions(**answers, **limits)
             fit_heads(model, catalog, checkpoint, heads, slates=slates, progress=left.step("heads", shown(bar)))
-            state.finish("heads", {})
-        if state.done("export", out):
+        state.finish(heads=True)
+        if (exported := state.values.export) is not None and out.is_dir():
             left.skip("export")
         else:
             text = (checkpoint / "tokenizer.json").is_file()
-            precisions = _fast_precisions() if precision is None else tuple(part.strip() for part in precision.split(","))
             gate: dict[str, Any] = {} if slates is None else {"quality_slates": _GATE_SLATES}
-            export = ExportOptions(precisions=precisions, with_tokenizer=text, **gate)
+            export = ExportOptions(**answers, precisions=precisions, with_tokenizer=text, **gate)
             report = export_bundle(checkpoint, catalog, out, export, slates=slates, progress=left.step("export", shown(bar)))
-            state.finish("export", {"refused": report.refused})
-        opened, result = Bundle.open(out, Bundle.open(out).manifest.variants[0]), None
-        if len(opened.manifest.exits) > 1:
+            exported = _Exported(precision=precision, refused=report.refused)
+            state.finish(export=exported)
+        variants, result = [Bundle.open(out, name) for name in Bundle.open(out).manifest.variants], None
+        opened = next((bundle for bundle in variants if len(bundle.exits) > 1), variants[0])
+        if len(opened.exits) > 1:
             options = CalibrationOptions(max_drop=drop, test_slates=0 if slates is None else _TEST_SLATES)
             result = calibrate_variant(opened, catalog, slates, options, left.step("calibrate", shown(bar)))
-    return opened, result, state.of_step("export")["refused"]
+    return opened, result, exported.refused
 
 
 def _confirmable(slates: Path) -> float:
@@ -147,21 +156,21 @@ def _confirmable(slates: Path) -> float:
     return drop
 
 
-def _print_page(bundle: Bundle, result: Calibration | None, refused: Mapping[str, str]) -> None:
+def _print_page(bundle: Bundle, catalog: Path | None, result: Calibration | None, refused: Mapping[str, str]) -> None:
     """Prints what was gained, what was refused and why, and what it would take."""
     if result is None:
         stdout.print("No earlier layer has a head worth stopping at: the bundle has one exit, and answers at its depth.")
     else:
         for line in result.verdict.lines:
             stdout.print(line, soft_wrap=False)
-        print_table("A query, before and after, timed in turn on this machine", _gains(bundle, result.report))
+        print_table("A query, before and after, timed in turn on this machine", _gains(bundle, catalog, result.report))
         if result.verdict.shortfall is not None:
             stdout.print(f"Earlier stops: {result.verdict.shortfall}.")
     for name, reason in refused.items():
         stdout.print(f"{name} is not in the bundle: {reason}")
 
 
-def _gains(bundle: Bundle, report: Mapping[str, Any]) -> list[dict[str, object]]:
+def _gains(bundle: Bundle, catalog: Path | None, report: Mapping[str, Any]) -> list[dict[str, object]]:
     """Rows of the model in float32, of the variant at full depth, and with its policy."""
     ways = {row["policy"]: row for row in report["table"]}
     quality, overlap = bundle.variant.quality, "top-k-overlap@10"
@@ -181,93 +190,109 @@ def _gains(bundle: Bundle, report: Mapping[str, Any]) -> list[dict[str, object]]
                 **{metric: f"{way['values'][metric]:.4f}" for metric in report["settings"]["metrics"]},
             }
         )
-    if bundle.has_catalog or _EXACT not in bundle.manifest.variants or bundle.variant.name == _EXACT:
+    if same["policy"] is None:  # with labels
+        for row in rows:
+            del row[_SAME]
+    if _EXACT not in bundle.manifest.variants or bundle.variant.name == _EXACT:
         return rows
-    before, *after = _times(bundle)
+    before, *after = _times(bundle, catalog)
     exact = dict.fromkeys(rows[0], "") | {"": "the model, float32", "ms": f"{before:.1f}", "layers": rows[0]["layers"]}
     return [exact, *({**row, "ms": f"{time_ms:.1f}"} for row, time_ms in zip(rows, after, strict=True))]
 
 
-def _times(bundle: Bundle) -> list[float]:
-    """Median milliseconds of a golden slate by float32, and by the bundle's variant at full depth and with its policy."""
+def _times(bundle: Bundle, catalog: Path | None) -> list[float]:
+    """Median milliseconds of a slate by float32, and by the bundle's variant at full depth and with its policy. The slates are
+    golden ones, of a catalog its test users'."""
     import numpy as np
 
     from rexit import Request, runtime
+    from rexit.bundle import Catalog
+    from rexit.slates import cut, spread
 
-    slates = bundle.golden().slates[:_TIMED]
-    requests = [Request.tokens(slate.prefix, slate.candidates, slate.scores or None) for slate in slates]
+    if catalog is not None:
+        requests = [slate.request for slate in spread(cut(Catalog.open(catalog), "test"), _TIMED)]
+    else:
+        golden = bundle.golden().slates[:_TIMED]
+        requests = [Request.tokens(slate.prefix, slate.candidates, slate.scores or None) for slate in golden]
     last = len(bundle.exits) - 1
     exact, fast = (runtime.open(bundle.path, name) for name in (_EXACT, bundle.variant.name))
     modes = ((exact, exact.info.exits - 1), (fast, last), (fast, None))
+
+    def micros_of(session: runtime.Session, request: Request, exit_: int | None) -> float:
+        session.clear_cache()  # as in the report, whose rows these are beside
+        return session.score(request, force_exit=exit_).stats.total_us
+
     with contextlib.closing(exact), contextlib.closing(fast):
-        micros = [
-            [[session.score(request, force_exit=exit_).stats.total_us for session, exit_ in modes] for request in requests]
-            for _ in range(_REPEATS)
-        ]
+        micros = [[[micros_of(s, request, exit_) for s, exit_ in modes] for request in requests] for _ in range(_REPEATS)]
     return [float(value) / 1000 for value in np.median(micros, axis=0).mean(0)]
 
 
+class _Exported(msgspec.Struct):
+    """What an export was asked for and said."""
+
+    precision: str | None
+    refused: dict[str, str]
+
+
+class _Values(msgspec.Struct):
+    """build.json. begun: what the heads depend on. heads: whether they are done. export: None: it is not."""
+
+    begun: dict[str, str | None]
+    heads: bool = False
+    export: _Exported | None = None
+
+
 class _State:
-    """OUT.build: what was begun with, and what each finished step said.
+    """OUT.build.
 
     Attributes:
         folder: Its path.
+        values: What was begun with, and what each finished step said.
     """
 
-    def __init__(self, folder: Path, values: dict[str, Any]) -> None:
-        self.folder, self._values = folder, values
+    def __init__(self, folder: Path, values: _Values) -> None:
+        self.folder, self.values = folder, values
 
     @classmethod
-    def of(
-        cls, out: Path, model: str, catalog: Path | None, slates: Path | None, precision: str | None, reranker: str | None
-    ) -> _State:
+    def of(cls, out: Path, model: str, data: Path, precision: str | None, reranker: str | None) -> _State:
         """Opens the state, of which nothing is on disk before the first step is finished.
 
         Raises:
             InputError: It began with something else.
         """
-        from rexit.bundle.files import digest, read_json
+        from rexit.bundle.files import digest, read_typed
+        from rexit.exporter.checkpoints.checkpoint import checkpoint_sha256
+        from rexit.exporter.checkpoints.weights import located
 
-        data = catalog / "catalog.json" if catalog is not None else slates
-        assert data is not None
-        if not data.is_file():
-            raise InputError(f"{catalog or slates}: {'no such catalog folder' if catalog else 'no such file'}")
+        folder = out.with_name(out.name + ".build")
+        if not (folder / _STATE).is_file() and out.exists():
+            raise InputError(f"{out}: exists, and no {folder.name} beside it says what of; choose another place")
         begun = {
-            "model": model,
+            "model": checkpoint_sha256(located(model)),
             "data": digest(data),
-            "precision": precision,
             "reranker": reranker,
             "rexit": __version__,
         }
-        folder = out.with_name(out.name + ".build")
-        if not (folder / _STATE).is_file():
-            if out.exists():
-                raise InputError(f"{out}: exists, and no {folder.name} beside it says what of; choose another place")
-            return cls(folder, {"begun": begun, "steps": {}})
-        values = read_json(folder / _STATE)
+        values = read_typed(folder / _STATE, _Values) if (folder / _STATE).is_file() else _Values(begun)
+        remedy = f"delete it and {out}, or choose another"
         for name, value in begun.items():
-            if (before := values["begun"].get(name)) != value:
-                raise InputError(
-                    f"{folder}: began with {name} {before!r}, expected {value!r}: delete it and {out}, or choose another"
-                )
+            if (before := values.begun.get(name)) != value:
+                other = f"another {name}" if name in ("model", "data") else f"{name} {before!r}, expected {value!r}"
+                raise InputError(f"{folder}: began with {other}: {remedy}")
+        if values.export is not None and out.is_dir() and values.export.precision != precision:
+            raise InputError(
+                f"{out}: was exported with precision {values.export.precision!r}, expected {precision!r}: delete it, or choose "
+                "another"
+            )
         return cls(folder, values)
 
-    def done(self, step: str, result: Path) -> bool:
-        """Whether a step is finished and its result is there."""
-        return step in self._values["steps"] and result.is_dir()
+    def finish(self, **steps: Any) -> None:
+        """Records finished steps."""
+        from rexit.bundle.files import write_typed
 
-    def of_step(self, step: str) -> Mapping[str, Any]:
-        """What a finished step said."""
-        said: Mapping[str, Any] = self._values["steps"][step]
-        return said
-
-    def finish(self, step: str, said: Mapping[str, Any]) -> None:
-        """Records a finished step."""
-        from rexit.bundle.files import SCHEMA, write_json
-
-        self._values["steps"][step] = dict(said)
+        self.values = msgspec.structs.replace(self.values, **steps)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _STATE, {"schema": SCHEMA, **self._values})
+        write_typed(self.folder / _STATE, self.values)
 
 
 class _Left:
