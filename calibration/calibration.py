@@ -28,7 +28,7 @@ from rexit.calibration.goal import METRICS, CalibrationOptions, Goal
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
-from rexit.calibration.traces import TRACES_FILE, Recording, Traces, collect, join, request_quantiles
+from rexit.calibration.traces import TRACES_FILE, Recording, Traces, collect, join, recorded_test_slates, request_quantiles
 from rexit.candidates import Candidates
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
@@ -71,8 +71,9 @@ def calibrate(
 
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, measured again if the cost
        model fits badly. Both are written; with `options.from_traces` they are read instead, and with `options.measure_costs` too
-       the costs are measured again.
-    2. The decision (see `decide`): a policy with its certificate, from validation; quality on test. If the cost model still fits
+       the costs are measured again. Before them, other candidates (`options.also`) are drawn and traced.
+    2. The decision (see `decide`): a policy and a floor (`options.recall`) with their certificates, from validation; quality on
+       test and, for information, on other candidates. If the cost model still fits
        badly (`MAX_FIT_ERROR`), costs are counted in layers and tokens: what is certified does not depend on them.
     3. The policy is timed as deployed, in a copy of the bundle that no other process has open, against full depth and each fixed
        depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: it is
@@ -95,7 +96,7 @@ def calibrate(
     """
     with sole_writer(bundle.path):
         bundle = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
-        options = _resolved(options or CalibrationOptions(), source)
+        options = _resolved(options or CalibrationOptions(), source, bundle.folder / TRACES_FILE)
         open_session = open_session or partial(_runtime_session, bundle, options)
         goal = _checked_goal(bundle, source, options)
         slates = _slates(bundle, source, options, goal)
@@ -164,12 +165,14 @@ def calibrate(
         return Calibration(decision.policy, report)
 
 
-def _resolved(options: CalibrationOptions, source: Source) -> CalibrationOptions:
-    """The options with the defaults that follow from the source."""
+def _resolved(options: CalibrationOptions, source: Source, traces: Path) -> CalibrationOptions:
+    """The options with the defaults that follow from the source, or from the recording that is read."""
     slate = (slate_size(source) if isinstance(source, Catalog) else source.largest) if options.slate is None else options.slate
     labels = options.labels and (isinstance(source, Catalog) or source.labelled)
     default = METRICS if labels else ("expected-ndcg@10",)
-    return replace(options, slate=slate, labels=labels, metrics=default if options.metrics is None else tuple(options.metrics))
+    test = options.test_slates or (recorded_test_slates(traces) if options.from_traces else 0)
+    options = replace(options, slate=slate, labels=labels, test_slates=test)
+    return replace(options, metrics=default if options.metrics is None else tuple(options.metrics))
 
 
 def _doubt(

@@ -3,6 +3,7 @@ variant's costs, so that another goal takes seconds and no model."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -253,6 +254,13 @@ class Recording:
         if not (np.isfinite(numbers).all() and prefix >= 0 and candidate > 0):  # an encoder has no prefix
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
         return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, recorded, requests)
+
+
+def recorded_test_slates(path: Path) -> int:
+    """Returns the limit that a recording's test slates were cut by; 0 of what is none: `Recording.read` says why."""
+    with contextlib.suppress(BundleError, KeyError, TypeError, ValueError, RecursionError):
+        return int(json.loads(_whole(path)[0])["made_of"]["test_slates"])
+    return 0
 
 
 def check_recording(path: Path) -> None:

@@ -178,9 +178,7 @@ def _layers_add(rows: Mapping[str, Any], depths: Sequence[int], labelled: bool) 
 
 
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    return {
-        name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces", "measure_costs", "also")
-    }
+    return {name: value for name, value in asdict(options).items() if name not in ("from_traces", "measure_costs", "also")}
 
 
 def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:

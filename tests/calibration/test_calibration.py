@@ -289,6 +289,10 @@ def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     assert [(r["values"], r["drops"]) for r in same.report["table"]] == [(r["values"], r["drops"]) for r in first.report["table"]]
     assert same.report["decisions"] is None and row(same, "policy")["ms_per_slate"] is None
     assert "by the cost model, not timed" in same.verdict.text
+    fewer = dataclasses.replace(OPTIONS, test_slates=20)  # as `rexit build` traces
+    run(place, options=fewer)
+    _, of_fewer = run(place, options=again, open_session=never)
+    assert of_fewer.report["data"]["test"]["slates"] == 20
     _, careful = run(place, options=dataclasses.replace(again, max_drop=0.01), open_session=never)
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
 
