@@ -85,7 +85,9 @@ def test_a_log_that_can_confirm_nothing_is_refused_first(run: Run, tmp_path: Pat
 
 def test_a_log_with_some_labels_is_labelled(tmp_path: Path) -> None:
     """Only queries with labels calibrate, so only they certify."""
-    rows = [{"query": str(n), "candidates": ["a", "b"]} | ({"label": [0, 1]} if n % 2 else {}) for n in range(200)]
+    rows: list[dict[str, Any]] = [
+        {"query": str(n), "candidates": ["a", "b"]} | ({"label": [0, 1]} if n % 2 else {}) for n in range(200)
+    ]
     for part, labelled in ((rows, True), (rows[::2], False)):
         count, some = certifying_groups(write_slates(tmp_path / "some.jsonl", part))
         groups = [row["query"] for row in part if ("label" in row) == labelled]
@@ -99,7 +101,8 @@ class Steps:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls, self.exits, self.failure = list[str](), {"cpu-fp32": (1, 2)}, dict[str, Exception]()
+        self.calls, self.failure = list[str](), dict[str, Exception]()
+        self.exits: dict[str, tuple[int, ...]] = {"cpu-fp32": (1, 2)}
         self.export: Any = None
         monkeypatch.setattr("rexit.exporter.heads.frozen_heads.fit_heads", self._fit)
         monkeypatch.setattr("rexit.exporter.export.export_bundle", self._export)

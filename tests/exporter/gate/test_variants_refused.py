@@ -12,6 +12,7 @@ import pytest
 from rexit.bundle import Catalog
 from rexit.errors import InputError, ParityError
 from rexit.exporter import export
+from rexit.exporter.assembly import Draft
 from rexit.exporter.export import _Base, _DraftMaker, _judged, _Samples
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import chosen_targets
@@ -56,7 +57,7 @@ def test_segments_traced_again_that_disagree_say_so_and_leave_nothing(tmp_path: 
     base: Any = SimpleNamespace(draft=drafts[0], chain=None, exact=exact)
     monkeypatch.setattr(export, "Judge", Judge)
     monkeypatch.setattr(_Base, "trace", trace)
-    monkeypatch.setattr(export.Draft, "chain", lambda *_: None)
+    monkeypatch.setattr(Draft, "chain", lambda *_: None)
     verdicts = _judged(loaded, base, make, drafts, ExportOptions(), lambda *_: None, Clock())
     assert dict(verdicts.refused) == dict.fromkeys(["cpu-int8", "cpu-int4"], "exit after layer 2: log-odds differ")
     assert names(tmp_path.iterdir()) == ["variants"] and names((tmp_path / "variants").iterdir()) == ["cpu-fp32"]
