@@ -24,6 +24,7 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.catalog.catalog_files import write_frame
 from rexit.exporter.catalog.source_tables import holds_vectors, read_table
 from rexit.exporter.catalog.source_tables import texts_of as cells_of
+from rexit.exporter.checkpoints.rerankers import first_position
 from rexit.exporter.checkpoints.sentence_modules import longest_text, system_prompt, text_pooling
 from rexit.exporter.libraries import first_line, hub_folder, quiet
 from rexit.progress import Progress, silent, tracked
@@ -110,8 +111,12 @@ class Encoder:
             raise InputError(f"{self._where}: {exc}") from exc
         except (OSError, ValueError) as exc:
             raise InputError(f"{self._where}: not an encoder that transformers loads: {first_line(exc)}") from exc
+        config = self._model.config
+        if config.is_encoder_decoder:
+            raise InputError(f"{self._where}: {config.model_type} is an encoder with a decoder, expected one of both")
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        limits = (longest_text(folder), getattr(self._model.config, "max_position_embeddings", None))
+        positions = getattr(config, "max_position_embeddings", None)
+        limits = (longest_text(folder), positions and positions - first_position(config))
         self._max_tokens = min(self._tokenizer.model_max_length, *(limit for limit in limits if limit))
 
     def encode(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:

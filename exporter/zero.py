@@ -16,9 +16,10 @@ TreeEnsembleRegressor. Here as in the runtime it runs on ONNX Runtime's CPU with
 6. The chosen model is fitted on all users' pairs.
 
 Of a file of slates, the pairs are those of the training split, all numbers are first stages' scores, and all are read. What
-counts there is the order within a slate: trees are chosen if they beat the logistic model's mean AUC by more than two standard
-errors over the groups that judge. By log loss, trees of one score won, and lost .031 of NDCG@10. Without labels the model is
-logistic, and each pair counts twice, as liked and as not, weighted by the model's own probability.
+counts there is the order within a slate: half of the groups that judge choose the trees with the highest mean AUC, which are
+taken if they beat the logistic model's by more than two standard errors over the other half. By log loss, trees of one score won,
+and lost .031 of NDCG@10. Without labels the model is logistic, and each pair counts twice, as liked and as not, weighted by the
+model's own probability.
 
 Validation's and test's interactions neither fit nor choose; the same users' earlier ones, in the train split, may.
 """
@@ -252,6 +253,8 @@ TOLERANCE = 0.002
 """Of the least log loss, that a simpler model may lose, and a model without a number."""
 MIN_USERS = 50
 """With fewer training users the judges are too few. On MovieLens, trees then ranked below a logistic model."""
+MIN_JUDGES = 8
+"""Groups with both labels among those that judge a file's; with fewer the model is logistic."""
 CHOICE_TREES, CHOICE_LEAVES = 60, 8
 """Of the models that numbers are chosen by, at most."""
 ROW_US = 0.1
@@ -516,6 +519,8 @@ def _choose_by_ranking(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, i
     if (judges := _Judges.of(pairs)) is None:
         return 0, 0
     fits, judged, by_user = judges.fits, pairs.numbers[judges.judged], ByUser(judges.users, judges.labels)
+    if by_user.both.sum() < MIN_JUDGES:
+        return 0, 0
 
     def values(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
         return by_user.auc(log_odds)[by_user.both]
@@ -526,8 +531,9 @@ def _choose_by_ranking(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, i
         model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits])
         staged = model.staged_decision_function(judged)
         gains |= {(trees, leaves): values(log_odds) - line for trees, log_odds in enumerate(staged, 1)}
-    best = max(gains, key=lambda size: gains[size].mean())
-    return best if gains[best].mean() > 2 * gains[best].std() / math.sqrt(len(line)) else (0, 0)
+    best = max(gains, key=lambda size: gains[size][::2].mean())
+    rest = gains[best][1::2]  # the best of many is too good for those who chose it
+    return best if rest.mean() > 2 * rest.std(ddof=1) / math.sqrt(len(rest)) else (0, 0)
 
 
 def _boosted(

@@ -39,9 +39,9 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.sentence_modules import (
     MODULES,
     SCORE,
-    SETTINGS,
     answer_tokens,
     chat_settings,
+    longest_text,
     score_modules,
     system_prompt,
 )
@@ -55,7 +55,7 @@ from rexit.exporter.checkpoints.weights import (
     layers,
     layerwise_heads,
 )
-from rexit.exporter.libraries import first_line, quiet, read_config, read_object
+from rexit.exporter.libraries import first_line, quiet, read_config
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import ExitHeads
@@ -237,9 +237,9 @@ def pair_prompt(folder: Path) -> RerankerPrompt:
     tokenizer = pair_tokenizer(folder)
     config = AutoConfig.from_pretrained(folder)
     types = "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) > 1
-    longest = read_object(folder / SETTINGS).get("max_seq_length")
+    longest = longest_text(folder)
     positions = config.max_position_embeddings - first_position(config)
-    limits = (tokenizer.model_max_length, positions, *([longest] if isinstance(longest, int) else []))
+    limits = (tokenizer.model_max_length, positions, *([longest] if longest else []))
     return RerankerPrompt(pair=Pair(min(limits), config.vocab_size if types else 0))
 
 

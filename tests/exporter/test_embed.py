@@ -11,7 +11,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from rexit.exporter.catalog.source_tables import read_entities, vector_rows
 from rexit.exporter.embed import Encoder
@@ -77,6 +87,17 @@ def test_a_vector_is_pooled_as_the_folder_says_over_the_text_s_own_tokens(encode
     np.testing.assert_allclose(Encoder(str(folder)).encode(["Up"]), _cls(encoder, "GoUp"), atol=1e-6)
 
 
+def test_positions_behind_the_padding_are_no_text_s(encoder: Path, tmp_path: Path) -> None:
+    """RoBERTa's 514 positions take 512 tokens, and nothing else limits this folder's texts."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    RobertaModel(RobertaConfig(vocab_size=96, pad_token_id=0, max_position_embeddings=POSITIONS, **shape)).save_pretrained(
+        tmp_path
+    )
+    long, cut = Encoder(str(tmp_path)).encode(["x" * 40, "x" * (POSITIONS - 1)])
+    np.testing.assert_allclose(long, cut, atol=1e-6)
+
+
 def _cls(encoder: Path, text: str) -> NDArray[np.float32]:
     inputs = AutoTokenizer.from_pretrained(encoder)([text], return_tensors="pt")
     with torch.inference_mode():
@@ -93,6 +114,7 @@ def _cls(encoder: Path, text: str) -> NDArray[np.float32]:
         (("--column", "title"), "--column title: books.item has such a column already"),
         (("--out", "o.csv"), "o.csv: expected a name that ends in .parquet"),
         (("--model", "empty"), "--model empty: not an encoder that transformers loads: "),
+        (("--model", "t5"), "--model t5: t5 is an encoder with a decoder, expected one of both"),
         (("--model", "dense"), "dense/modules.json: has the modules Transformer, Dense, expected Transformer, Pooling"),
     ],
 )
@@ -101,6 +123,8 @@ def test_what_cannot_be_encoded_is_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "dense").mkdir()
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "t5")
+    T5Model(T5Config(vocab_size=96, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path / "t5")
     modules = [{"type": "Transformer", "path": ""}, {"type": "Dense", "path": "2_Dense"}]
     (tmp_path / "dense" / "modules.json").write_text(json.dumps(modules))
     given = {"--model": encoder, "--text": TEXT, "--out": "o.parquet", **dict(zip(words[::2], words[1::2], strict=True))}

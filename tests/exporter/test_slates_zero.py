@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from builders.data.token_slates import write_slates
 from rexit.baselines import baselines
 from rexit.errors import InputError
-from rexit.exporter.zero import Graph, fitted_zero, stage_numbers
+from rexit.exporter.zero import Graph, _choose_by_ranking, _Pairs, fitted_zero, stage_numbers
 from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc
 from rexit.slates import TokenSlate
@@ -72,6 +73,18 @@ def test_it_ranks_unseen_queries_better_than_any_first_stage(tmp_path: Path, tru
     assert fitted_zero(file, never) == graph
     changed = [row if row["split"] == "train" else {**row, "label": row["label"][::-1]} for row in written]
     assert fitted_zero(read(tmp_path, changed), never) == graph, "only training queries fit"
+
+
+@pytest.mark.parametrize("seed", [14, 19])
+def test_trees_are_chosen_by_other_judges_than_those_who_test_them(seed: int) -> None:
+    """Of 300 sizes on noise the best beats a line by two standard errors, for those who chose it."""
+    random, users = np.random.default_rng(seed), np.repeat(np.arange(250), 4)
+    numbers, liked = random.normal(size=(1000, 2)).astype(np.float32), random.random(1000) < 0.5
+    everything, counts = np.ones(1000, np.bool_), np.zeros(2, np.bool_)
+    pairs = _Pairs(numbers, users, liked, everything, everything, everything)
+    assert _choose_by_ranking(pairs, counts) == (0, 0)
+    alike = replace(pairs, liked=users % 2 == 0)  # nobody has both labels
+    assert _choose_by_ranking(alike, counts) == (0, 0)
 
 
 def test_without_labels_it_learns_the_models_answers(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ PRECISIONS = ("fp16", "int8", "int4")
 PRODUCTS = 4
 """Products of a decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
 
-DEMO: dict[str, Any] = {  # examples/movielens/train.py
+DEMO: dict[str, Any] = {  # a small model from scratch
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 6,
