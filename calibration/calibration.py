@@ -23,6 +23,7 @@ from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import metrics, probabilities
 from rexit.calibration.decision import Decision, back_to_full_depth, baseline_rows, decide
+from rexit.calibration.evaluation import at_exit
 from rexit.calibration.floor import promised
 from rexit.calibration.goal import METRICS, CalibrationOptions, Goal
 from rexit.calibration.reporting import page
@@ -316,7 +317,7 @@ def judged(traces: Traces, policy: Policy, goal: Goal) -> dict[str, Any]:
     `full` and `lost`, what the policy loses against full depth, with its 95 % interval."""
     c = policy.calibrated(traces.log_odds)
     stops = policy.stops(traces.log_odds, traces.offsets)
-    score = np.ascontiguousarray(np.take_along_axis(c, stops[:, None], 1)[:, 0])
+    score = at_exit(c, stops)
     judge = metrics.Judge(traces.users, traces.liked, traces.offsets, np.ascontiguousarray(c[:, -1]))
     named = [metric for metric in goal.metrics if metric.bounds is not None]
     intervals = judge.intervals(named, score)

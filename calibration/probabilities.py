@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import Split as Interactions
 from rexit.calibration.decision import Interval
+from rexit.calibration.evaluation import at_exit
 from rexit.errors import InputError
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
@@ -119,9 +120,8 @@ def table_of(split: Split, depths: Sequence[int], p: NDArray[np.float32], stops:
         p: probabilities at each exit, float32 [n, E].
         stops: where the policy stops each pair, int64 [n].
     """
-    answers = np.take_along_axis(p, stops[:, None], 1)[:, 0]
     exits = (split.reliability("exit", str(layers), np.ascontiguousarray(p[:, k])) for k, layers in enumerate(depths))
-    return [split.reliability("answers", "all", answers), *exits]
+    return [split.reliability("answers", "all", at_exit(p, stops)), *exits]
 
 
 def title(row: Mapping[str, Any]) -> str:

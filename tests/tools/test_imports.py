@@ -32,7 +32,7 @@ def told(*files: str) -> set[str]:
     ("file", "folder", "module"),
     [
         ("calibration/calibration.py", ".", "rexit.calibration.calibration"),
-        pytest.param("examples/movielens/train.py", "examples/movielens", "train", marks=pytest.mark.slow),
+        pytest.param("examples/movielens/model.py", "examples/movielens", "model", marks=pytest.mark.slow),
     ],
 )
 def test_tells_all_that_is_loaded(file: str, folder: str, module: str) -> None:
