@@ -37,11 +37,6 @@ _LONG = {"heads": "forward pass, tokens", "export": "validation slates, ", "cali
 """The longest stage of each step."""
 _ENOUGH = 0.05
 """Share of it that tells how long the rest takes."""
-_FAST = {
-    "int8": ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm"),
-    "bf16": ("amx_bf16", "avx512_bf16", "bf16"),
-}
-"""Instructions by which a precision is faster than float32, of `torch.cpu.get_capabilities`."""
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
@@ -95,10 +90,12 @@ def _build(
     from rexit.exporter.checkpoints.checkpoint import EXITS
     from rexit.exporter.export import export_bundle
     from rexit.exporter.heads.frozen_heads import fit_heads
+    from rexit.exporter.libraries import fast_on_cpu
     from rexit.exporter.preflight import chosen_targets
 
     answers = answers_of(reranker, catalog)
-    precisions = _fast_precisions() if precision is None else tuple(part.strip() for part in precision.split(","))
+    fast = (*filter(fast_on_cpu, ("int8", "bf16")), "fp32")  # the fastest first
+    precisions = fast if precision is None else tuple(part.strip() for part in precision.split(","))
     chosen_targets("cpu", precisions)
     data = catalog / "catalog.json" if catalog is not None else slates
     if data is None or not data.is_file():
@@ -341,11 +338,3 @@ class _Left:
             self._say(f"rexit: step {number} of {len(_SHARES)}, {step}{about}")
 
         return report
-
-
-def _fast_precisions() -> tuple[str, ...]:
-    """The precisions that this machine runs fast, the fastest first; the last is float32."""
-    import torch
-
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
-    return (*(name for name, flags in _FAST.items() if any(capabilities.get(flag) for flag in flags)), "fp32")
