@@ -120,7 +120,7 @@ whose weights are rounded once, has 460 tokens per second in it, and 274 in floa
 
 def fast_on_cpu(what: str) -> bool:
     """Returns whether this CPU has instructions for a row of FAST_ON."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
     return any(capabilities.get(flag) for flag in FAST_ON[what])
 
 
