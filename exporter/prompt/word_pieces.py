@@ -53,7 +53,8 @@ def word_pieces(tokenizer: Tokenizer, pair: Pair) -> dict[str, NDArray[np.generi
     pieces = [""] * (1 + max(model["vocab"].values()))
     for piece, number in model["vocab"].items():
         pieces[number] = piece
-    longest = max(len(piece.removeprefix(_INSIDE).encode()) for piece in pieces)
+    most = model["max_input_chars_per_word"]
+    longest = max(len(text.encode()) for text in (piece.removeprefix(_INSIDE) for piece in pieces) if len(text) <= most)
     slots = _slots(pieces)
     if not plain or len(added) > _MAX_ADDED or longest > _MAX_PIECE or slots is None:
         return None
@@ -69,7 +70,7 @@ def word_pieces(tokenizer: Tokenizer, pair: Pair) -> dict[str, NDArray[np.generi
         **_joined("added", [np.frombuffer(token["content"].encode(), np.uint8) for token in added], np.uint8),
         "added.ids": np.array([token["id"] for token in added], np.int32),
         **around,
-        "numbers": np.array([unknown, model["max_input_chars_per_word"], longest, *shifts], np.int32),
+        "numbers": np.array([unknown, most, longest, *shifts], np.int32),
     }
 
 

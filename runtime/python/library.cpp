@@ -22,6 +22,7 @@
 
 #include "bundle/catalog/catalog.hpp"
 #include "bundle/policy.hpp"
+#include "bundle/word_pieces.hpp"
 #include "files/json.hpp"
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
@@ -116,6 +117,42 @@ class Rules {
   }
 
   core::Policy policy_;
+};
+
+// A file of word pieces. Threads may share it.
+class WordPieces {
+ public:
+  WordPieces(nb::bytes file, const std::string& name, std::size_t most, bool only_second)
+      : bytes_(std::move(file)),
+        pieces_(core::File(name, static_cast<const unsigned char*>(bytes_.data()), bytes_.size()), most, only_second) {}
+
+  // The pairs' tokens, one pair after the other, where each ends, and whether query or document were cut. `most`: tokens of a
+  // document.
+  std::tuple<Array<std::int32_t, 1>, Array<std::int64_t, 1>, std::vector<bool>> pairs(const std::string& query,
+                                                                                      const std::vector<std::string>& documents,
+                                                                                      std::optional<std::size_t> most) const {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::int64_t> ends;
+    std::vector<bool> cuts;
+    {
+      const nb::gil_scoped_release no_gil;
+      core::TextTokens first, second;
+      pieces_.append(query, first);
+      for (const std::string& document : documents) {
+        second.clear();
+        pieces_.append(document, second);
+        const std::size_t size = second.tokens.size(), whole = first.tokens.size() + size + pieces_.special();
+        cuts.push_back(pieces_.append_pair(first.tokens.data(), first.tokens.size(), second.tokens.data(),
+                                           std::min(size, most.value_or(size)), tokens) < whole);
+        ends.push_back(static_cast<std::int64_t>(tokens.size()));
+      }
+    }
+    return {to_numpy(std::move(tokens)), to_numpy(std::move(ends)), std::move(cuts)};
+  }
+
+ private:
+  nb::bytes bytes_;
+  core::WordPieces pieces_;
 };
 
 using Halves = InArray<std::uint16_t, 2>;  // their bits
@@ -345,6 +382,9 @@ void bind_library(nb::module_& module) {
       .def("prompts", &Catalog::prompts, "slates"_a)
       .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a)
       .def("retrieve", &Catalog::retrieve, "slates"_a, "count"_a);
+  nb::class_<WordPieces>(module, "WordPieces")
+      .def(nb::init<nb::bytes, const std::string&, std::size_t, bool>(), "file"_a, "name"_a, "most"_a, "only_second"_a)
+      .def("pairs", &WordPieces::pairs, "query"_a, "documents"_a, "most"_a.none());
   nb::class_<Rules>(module, "Rules")
       .def(nb::init<const nb::bytes&, const std::string&, std::size_t>(), "json"_a, "where"_a, "exits"_a)
       .def("calibrated", &Rules::calibrated, "log_odds"_a)

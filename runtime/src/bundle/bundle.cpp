@@ -286,9 +286,12 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
     catalog_ = std::make_unique<const Catalog>(folder_, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
     tokens_only_ = read_tokens(manifest.at("tokens"), variant_.max_positions);
-  if (!catalog && files.count(word_pieces_name) != 0)
-    word_pieces_ = std::make_unique<const WordPieces>(folder_.open(word_pieces_name), manifest.at("reranker").at("pair"),
-                                                      variant_.max_positions);
+  if (!catalog && files.count(word_pieces_name) != 0) {
+    const Json pair = manifest.at("reranker").at("pair");
+    word_pieces_ = std::make_unique<const WordPieces>(folder_.open(word_pieces_name),
+                                                      std::min(pair.at("tokens").size(1, max_length), variant_.max_positions),
+                                                      pair.has("truncation") && pair.at("truncation").string() == "only_second");
+  }
 
   if (has_zero_ && program().numbers.empty())
     fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but ",

@@ -43,7 +43,7 @@ void append_code_point(std::uint32_t code, std::string& out) {
 
 }  // namespace
 
-WordPieces::WordPieces(File file, const Json& pair, std::size_t max_tokens)
+WordPieces::WordPieces(File file, std::size_t most, bool only_second)
     : table_(std::move(file)),
       pages_(table_.array<std::int32_t>("pages", {blocks})),
       characters_(table_.array<std::int32_t>("characters", {std::nullopt, 256})),
@@ -59,8 +59,8 @@ WordPieces::WordPieces(File file, const Json& pair, std::size_t max_tokens)
       between_(table_.array<std::int32_t>("between", {std::nullopt})),
       after_(table_.array<std::int32_t>("after", {std::nullopt})),
       numbers_(table_.array<std::int32_t>("numbers", {5})),
-      most_(std::min(pair.at("tokens").size(1, max_id), max_tokens)),
-      only_second_(pair.has("truncation") && pair.at("truncation").string() == "only_second") {
+      most_(most),
+      only_second_(only_second) {
   if (slots_.size == 0 || (slots_.size & (slots_.size - 1)) != 0) fail_corrupt("slots", slots_.size);
   if (added_ids_.size > max_added) fail_corrupt("added.ids", added_ids_.size);
   for (const Array<std::int32_t>* ids : {&added_ids_, &before_, &between_, &after_, &numbers_})
@@ -167,9 +167,10 @@ std::int32_t WordPieces::find(std::uint64_t hash, std::string_view begin, std::s
 // As the tokenizer's own truncation: `longest_first` takes from the longer one until both are as long, then from both.
 std::size_t WordPieces::append_pair(const std::int32_t* query, std::size_t query_size, const std::int32_t* document,
                                     std::size_t document_size, std::vector<std::int32_t>& out) const {
-  const std::size_t special = before_.size + between_.size + after_.size, room = most_ - std::min(most_, special);
+  const std::size_t room = most_ - std::min(most_, special());
   if (only_second_ && query_size >= room)
-    fail(REXIT_TOO_LONG, "query has ", query_size, " tokens, a pair at most ", most_, ", of which ", special, " are special");
+    fail(REXIT_TOO_LONG, "the query is too long: it has ", query_size, " tokens, a pair at most ", most_, ", of which ",
+         special(), " are special");
   if (query_size + document_size > room) {
     if (only_second_) {
       document_size = room - query_size;

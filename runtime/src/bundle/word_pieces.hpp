@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "files/json.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
@@ -28,10 +27,11 @@ struct TextTokens {
 
 class WordPieces {
  public:
-  // `pair`: of `reranker` in manifest.json. `max_tokens`: of a prompt.
-  WordPieces(File file, const Json& pair, std::size_t max_tokens);
+  // `most`: tokens of a pair. `only_second`: whether the document alone is cut.
+  WordPieces(File file, std::size_t most, bool only_second);
 
   std::size_t bytes() const noexcept { return table_.bytes(); }
+  std::size_t special() const noexcept { return before_.size + between_.size + after_.size; }  // tokens of a pair
   void check_unchanged() const { table_.check_unchanged(); }
 
   // Appends the tokens of a text, which is valid UTF-8, without special ones around it. Throws REXIT_CORRUPT.
@@ -65,8 +65,8 @@ class WordPieces {
   Array<std::int32_t> before_, between_, after_;  // special tokens around query and document
   // The unknown token; characters of a word and bytes of a piece at most; what is added to the ids of a query and a document.
   Array<std::int32_t> numbers_;
-  std::size_t most_;  // tokens of a pair
-  bool only_second_;  // whether the document alone is cut
+  std::size_t most_;
+  bool only_second_;
 };
 
 }  // namespace rexit::core

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rexit.bundle.manifest import MANIFEST, PLACEHOLDER, TOKENIZER, Manifest, Pair, RerankerPrompt
+import numpy as np
+
+from rexit import _native
+from rexit.bundle.manifest import MANIFEST, PLACEHOLDER, TOKENIZER, WORD_PIECES, Manifest, Pair, RerankerPrompt
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,16 +93,26 @@ class TextEncoder:
         prompt: What surrounds a query and a document; None: only whole prompts can be tokenized.
         max_positions: Most tokens of a prefix and one candidate.
         max_tokens: Most tokens of a candidate; None: as many as fit.
+        word_pieces: A bundle's word_pieces.safetensors, by which the library makes the same pairs in a thirtieth of the time.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: RerankerPrompt | None, max_positions: int, max_tokens: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        prompt: RerankerPrompt | None,
+        max_positions: int,
+        max_tokens: int | None = None,
+        word_pieces: bytes | None = None,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer, self._prompt, self._lock = tokenizer, prompt, threading.RLock()
         self._max_positions = max_positions
         self._max_tokens = max_positions if max_tokens is None else max_tokens
+        self._word_pieces: _native.WordPieces | None = None
+        if word_pieces is not None and prompt is not None and prompt.pair is not None:
+            only_second = prompt.pair.truncation == "only_second"
+            self._word_pieces = _native.WordPieces(word_pieces, WORD_PIECES, self._most(prompt.pair), only_second)
         specials = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         self._specials = [token.content for token in specials]
         self._normalized_specials = [self._normalized(token.content) for token in specials if token.normalized]
@@ -129,6 +142,9 @@ class TextEncoder:
             InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
                 document.
         """
+        if self._word_pieces is not None and instruction is None:
+            tokens, ends, cuts = self._word_pieces.pairs(query, documents, max_document_tokens)
+            return [], [part.tolist() for part in np.split(tokens, ends[:-1])], cuts
         with self._lock:
             return self._prompt_with_cuts(query, documents, instruction, max_document_tokens)
 
@@ -181,7 +197,7 @@ class TextEncoder:
         tokenizer = self._tokenizer
         first = tokenizer.encode(query, add_special_tokens=False)
         seconds = tokenizer.encode_batch(list(documents), add_special_tokens=False)
-        around, most = tokenizer.num_special_tokens_to_add(True), min(pair.tokens, self._max_tokens)
+        around, most = tokenizer.num_special_tokens_to_add(True), self._most(pair)
         if pair.truncation == "only_second" and len(first) + around >= most:
             raise InputError(
                 f"the query is too long: it has {len(first)} tokens, a pair at most {most}, of which {around} are special"
@@ -200,6 +216,10 @@ class TextEncoder:
         finally:
             tokenizer.no_truncation()
         return candidates, cuts
+
+    def _most(self, pair: Pair) -> int:
+        """Tokens of a pair at most."""
+        return min(pair.tokens, self._max_tokens)
 
     def _document(self, text: str, values: Mapping[str, str], room: int, end_tokens: list[int]) -> tuple[list[int], bool]:
         """The tokens of a text with a document in it, and whether it was cut to `room` tokens before `end_tokens`."""
@@ -248,7 +268,8 @@ def bundle_encoder(bundle: Bundle) -> TextEncoder:
     if TOKENIZER not in bundle.manifest.files:
         raise InputError(f"{bundle.path}: {_NO_TOKENIZER}")
     tokenizer = read_tokenizer(bundle.path / TOKENIZER)
-    return TextEncoder(tokenizer, bundle.manifest.reranker, bundle.variant.max_positions)
+    tables = (bundle.path / WORD_PIECES).read_bytes() if WORD_PIECES in bundle.manifest.files else None
+    return TextEncoder(tokenizer, bundle.manifest.reranker, bundle.variant.max_positions, word_pieces=tables)
 
 
 def session_encoder(session: Session, path: str) -> TextEncoder:
@@ -263,7 +284,8 @@ def session_encoder(session: Session, path: str) -> TextEncoder:
     if manifest.reranker is None:
         raise InputError(_NO_TEMPLATE)
     tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
-    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions)
+    tables = session.read_file(WORD_PIECES) if session.info.takes_texts else None
+    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions, word_pieces=tables)
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

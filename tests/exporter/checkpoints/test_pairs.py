@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
@@ -18,6 +19,7 @@ from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.checkpoints.rerankers import first_position, pair_tokenizer
+from rexit.exporter.prompt.word_pieces import word_pieces
 from rexit.prompts.texts import TextEncoder
 
 PAIRS, MOST = 1000, 40
@@ -52,7 +54,7 @@ def trained(tokenizer: Tokenizer, trainer: object) -> Tokenizer:
     return tokenizer
 
 
-def word_pieces(folder: Path) -> None:
+def bert(folder: Path) -> None:
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -89,38 +91,45 @@ def byte_pairs(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def check(folder: Path, pair: Pair) -> None:
+def encoder_of(tokenizer: Tokenizer, pair: Pair, most: int, by_tables: bool) -> TextEncoder:
+    tables = word_pieces(tokenizer, pair) if by_tables else None
+    assert (tables is not None) == by_tables
+    return TextEncoder(tokenizer, RerankerPrompt(pair=pair), most, word_pieces=save(tables) if tables else None)
+
+
+def check(folder: Path, pair: Pair, by_tables: bool) -> None:
     """Ids and types of all pairs are those that transformers gives a CrossEncoder, also by the tokenizer saved for a bundle."""
     pairs = odd_pairs()
     reference = AutoTokenizer.from_pretrained(folder)
     expected = reference(pairs, truncation=True, max_length=pair.tokens, return_token_type_ids=True)
     saved = Tokenizer.from_str(pair_tokenizer(folder).backend_tokenizer.to_str())
-    encoder = TextEncoder(saved, RerankerPrompt(pair=pair), 2 * pair.tokens)  # a model that takes more than a pair has
+    encoder = encoder_of(saved, pair, 2 * pair.tokens, by_tables)  # a model that takes more than a pair has
     cuts = 0
     for (query, document), ids, types in zip(pairs, expected["input_ids"], expected["token_type_ids"], strict=True):
         prefix, (candidate,), (cut,) = encoder.prompt_with_cuts(query, [document])
         of_type = [pair.vocabulary * number for number in types]
-        assert (prefix, candidate) == ([], [token + of for token, of in zip(ids, of_type, strict=True)]), (query, document)
+        assert (prefix, list(candidate)) == ([], [token + of for token, of in zip(ids, of_type, strict=True)]), (query, document)
         cuts += cut
     assert PAIRS / 20 < cuts < PAIRS
 
 
-@pytest.mark.parametrize("write", [word_pieces, unigrams, byte_pairs])
+@pytest.mark.parametrize(("write", "by_tables"), [(bert, True), (bert, False), (unigrams, False), (byte_pairs, False)])
 @pytest.mark.parametrize("vocabulary", [0, 600])
-def test_ids_are_those_of_transformers(write: Callable[[Path], None], vocabulary: int, tmp_path: Path) -> None:
+def test_ids_are_those_of_transformers(write: Callable[[Path], None], by_tables: bool, vocabulary: int, tmp_path: Path) -> None:
     write(tmp_path)
-    check(tmp_path, Pair(MOST, vocabulary))
+    check(tmp_path, Pair(MOST, vocabulary), by_tables)
 
 
-def test_the_document_alone_is_cut(tmp_path: Path) -> None:
-    word_pieces(tmp_path)
+@pytest.mark.parametrize("by_tables", [True, False])
+def test_the_document_alone_is_cut(by_tables: bool, tmp_path: Path) -> None:
+    bert(tmp_path)
     tokenizer = pair_tokenizer(tmp_path)
     pair = Pair(12, truncation="only_second")
-    encoder = TextEncoder(tokenizer.backend_tokenizer, RerankerPrompt(pair=pair), 12)
+    encoder = encoder_of(tokenizer.backend_tokenizer, pair, 12, by_tables)
     _, (tokens,), cuts = encoder.prompt_with_cuts("a a a", ["9 " * 20])
     assert cuts == [True]
     assert (
-        tokens
+        list(tokens)
         == AutoTokenizer.from_pretrained(tmp_path)([("a a a", "9 " * 20)], truncation="only_second", max_length=12)["input_ids"][
             0
         ]
@@ -129,9 +138,10 @@ def test_the_document_alone_is_cut(tmp_path: Path) -> None:
         encoder.prompt("a " * 9, ["9"])
 
 
-def test_a_document_of_so_many_tokens(tmp_path: Path) -> None:
-    word_pieces(tmp_path)
-    encoder = TextEncoder(pair_tokenizer(tmp_path).backend_tokenizer, RerankerPrompt(pair=Pair(30)), 30)
+@pytest.mark.parametrize("by_tables", [True, False])
+def test_a_document_of_so_many_tokens(by_tables: bool, tmp_path: Path) -> None:
+    bert(tmp_path)
+    encoder = encoder_of(pair_tokenizer(tmp_path).backend_tokenizer, Pair(30), 30, by_tables)
     _, candidates, cuts = encoder.prompt_with_cuts("a", ["9 9 9", "9"], max_document_tokens=2)
     assert list(map(len, candidates)) == [3 + 1 + 2, 3 + 1 + 1] and cuts == [True, False]
 
