@@ -16,7 +16,17 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.model import EXITS
-from builders.bundles.zero import MISSING, NUMBERS, SCORES, add_score_exit, column_graph, tree_graph, with_numbers, write_zero
+from builders.bundles.zero import (
+    MISSING,
+    NUMBERS,
+    SCORES,
+    add_score_exit,
+    column_graph,
+    tree_graph,
+    with_numbers,
+    with_vectors,
+    write_zero,
+)
 from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import InputError
@@ -128,6 +138,22 @@ def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path
     ):
         with pytest.raises(InputError, match=message):
             opened.score(USER, ITEM_IDS, scores=given)
+
+
+def test_an_item_that_a_user_liked_again_takes_no_memory(tmp_path: Path) -> None:
+    contents = with_vectors(make_catalog())
+    wide = contents.tables["items.safetensors"]
+    wide["vector.text"] = np.tile(wide["vector.text"], (1, 40))
+    numbers = [{"op": "max_cosine", "column": "text", "limit": limit} for limit in (2, 1000)]
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_numbers(contents, numbers)))
+    write_zero(folder, column_graph(2, 1))
+    item = ITEM_IDS[int(np.flatnonzero(wide["vector.text"].any(1))[0])]
+    with runtime.open(folder) as session:
+        once, *again = (session.score(USER, ITEM_IDS, recent=[item] * times, force_exit=0) for times in (1, 1, 900))
+        buffers = session.memory.buffers
+        session.trim()
+        session.score(USER, ITEM_IDS, recent=[item], force_exit=0)
+        assert once == again[0] == again[1] and buffers < session.memory.buffers + 100_000
 
 
 def test_exit_zero_of_a_catalog_answers_no_token_ids(folder: Path) -> None:

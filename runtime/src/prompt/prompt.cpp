@@ -174,11 +174,6 @@ class Assembler {
 
 }  // namespace
 
-void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt) {
-  retrieval.begin(query, deadline);
-  assemble(bundle, deadline, retrieval, prompt);
-}
-
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates) {
   if (bundle.program().has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);

@@ -25,13 +25,11 @@ struct Prompt {
   std::size_t candidate_tokens(std::size_t i) const noexcept { return offsets[2 + i] - offsets[1 + i]; }
 };
 
-// Assembles the query's prompt. `retrieval` and `prompt` are reused across calls.
+// Assembles the prompt of the query that `retrieval` has begun. `candidates`: which of them, ascending, the others getting no
+// tokens; null: all. `retrieval` and `prompt` are reused across calls.
 // Throws REXIT_TOO_LONG as soon as the prefix and a candidate together have more tokens, vectors included, than the variant
 // accepts; REXIT_CORRUPT for a candidate without tokens, which has no row for the head to read, and for a user's vector that is
 // not finite; and what Retrieval throws.
-void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt);
-// The same for the query that `retrieval` has begun. `candidates`: which of them, ascending, the others getting no tokens; null:
-// all.
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates = nullptr);
 // The same without a bundle, and without the user's vector. `max_tokens`: of the prefix and a candidate.

@@ -224,13 +224,18 @@ const Retrieval::LikedVectors& Retrieval::liked_vectors(std::size_t index) {
   for (const Number& number : catalog_.program.numbers)
     if (number.kind == NumberKind::max_cosine && number.column == index) limit = std::max(limit, number.limit);
   liked.latest.clear();
+  liked.places.clear();
   liked.vectors.clear();
-  for (auto interaction = history_.rbegin(); interaction != history_.rend() && liked.latest.size() < limit; ++interaction) {
+  std::size_t place = 0;
+  for (auto interaction = history_.rbegin(); interaction != history_.rend() && place < limit; ++interaction) {
     if (!interaction->liked) continue;
     count_rows(1);
     const Half* row = vector_row(column, interaction->item);
     if (is_zero_vector(row, column.width)) continue;
+    ++place;
+    if (std::find(liked.latest.begin(), liked.latest.end(), interaction->item) != liked.latest.end()) continue;
     liked.latest.push_back(interaction->item);
+    liked.places.push_back(place - 1);
     std::transform(row, row + column.width, std::back_inserter(liked.vectors), to_float);
   }
   liked.ready = true;
@@ -248,7 +253,8 @@ float Retrieval::cosine(const Number& number, Row item) {
   if (number.kind == NumberKind::mean_cosine)
     return liked.mean_length == 0 ? std::numeric_limits<float>::quiet_NaN()
                                   : static_cast<float>(dot(liked.mean.data(), target_.data(), column.width) / liked.mean_length);
-  const std::size_t count = std::min(number.limit, liked.latest.size());
+  const auto end = std::lower_bound(liked.places.begin(), liked.places.end(), number.limit);
+  const auto count = static_cast<std::size_t>(end - liked.places.begin());
   similarities_.resize(count);
   kernels::table().inner_products(target_.data(), liked.vectors.data(), count, column.width, similarities_.data());
   double largest = std::numeric_limits<double>::quiet_NaN();
@@ -499,7 +505,8 @@ std::optional<bool> Retrieval::verdict(Row user, Row item) {
 std::size_t Retrieval::memory() const noexcept {
   std::size_t liked_vectors = liked_vectors_.capacity() * sizeof(LikedVectors);
   for (const LikedVectors& liked : liked_vectors_)
-    liked_vectors += (liked.mean.capacity() + liked.vectors.capacity()) * sizeof(float) + liked.latest.capacity() * sizeof(Row);
+    liked_vectors += (liked.mean.capacity() + liked.vectors.capacity()) * sizeof(float) + liked.latest.capacity() * sizeof(Row) +
+                     liked.places.capacity() * sizeof(std::size_t);
   return liked_vectors + history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) +
          seen_items_.capacity() * sizeof(SeenItem) + seen_embeddings_.capacity() * sizeof(float) +
          seen_with_embedding_.capacity() * sizeof(std::size_t) +

@@ -86,10 +86,11 @@ class Retrieval {
   };
   struct LikedVectors {  // of the query's likes, in a column of vectors; valid once `ready`
     bool ready = false;
-    std::vector<float> mean;     // its direction
-    double mean_length = 0;      // 0: no like has a vector
-    std::vector<Row> latest;     // likes that have a vector, latest first
-    std::vector<float> vectors;  // [latest, width]
+    std::vector<float> mean;          // its direction
+    double mean_length = 0;           // 0: no like has a vector
+    std::vector<Row> latest;          // liked items that have a vector, latest first
+    std::vector<std::size_t> places;  // [latest], of their latest likes among all likes that have one
+    std::vector<float> vectors;       // [latest, width]
   };
   struct SeenItem {  // a distinct item of the history
     Row item;

@@ -162,9 +162,10 @@ TEST_F(DeadlineTest, AssemblyChecksIt) {
   Retrieval retrieval(loaded->bundle.catalog());
   Prompt prompt;
   const Deadline over(Clock::now() - milliseconds(10), 1'000), none({}, 0);
-  EXPECT_THROW(assemble(loaded->bundle, request.query, over, retrieval, prompt), Error);
+  retrieval.begin(request.query, none);
+  EXPECT_THROW(assemble(loaded->bundle, over, retrieval, prompt), Error);
   EXPECT_EQ(prompt.candidates(), 0u);
-  assemble(loaded->bundle, request.query, none, retrieval, prompt);
+  assemble(loaded->bundle, none, retrieval, prompt);
   EXPECT_EQ(prompt.candidates(), 20u);
 
   request.query.recent.push_back({3, true});  // so that similar users are searched for
