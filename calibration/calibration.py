@@ -159,6 +159,7 @@ def calibrate(
         report = build(bundle, options, findings)
         html = page.page(report)
         with _restored_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
+            (bundle.folder / REPORT_FILE).unlink(missing_ok=True)  # it has the digest of the policy before
             decision.policy.write(bundle.folder / POLICY_FILE)
             report["policy_sha256"] = bundle.policy_sha256
             write_json(bundle.folder / REPORT_FILE, report, flushed=True)

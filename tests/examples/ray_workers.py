@@ -63,5 +63,5 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     expected = pl.from_arrow(score_table(bundle)(pairs.to_arrow()))
     assert isinstance(expected, pl.DataFrame) and scores.select(expected.columns).equals(expected)
     workers = {path.name.partition("-")[0] for path in calls.iterdir()}
-    assert (tmp_path / "killed").exists() and len(workers) >= 3, "two, and what took the place of the killed one"
+    assert (tmp_path / "killed").exists() and len(workers) >= 2, "the killed one, and what took its place"
     assert len(list(calls.iterdir())) > len(set(users)), "a table was scored again"

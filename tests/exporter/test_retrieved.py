@@ -17,7 +17,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
-from rexit.exporter.zero import SIZE, _pairs
+from rexit.exporter.zero import SIZE, _pairs, _with_drawn
 from rexit.progress import silent
 from rexit.slates import cut, runs
 
@@ -78,19 +78,17 @@ def test_liked_are_the_likes_of_the_part_and_recall_is_their_share(catalog: Cata
     assert liked == int(catalog.user_table["history_liked"].sum()), "each like is in its split once"
 
 
-def test_exit_zero_is_fitted_on_whole_slates_of_all_users_or_of_some(catalog: Catalog) -> None:
-    """Parts with a like would have only its neighbours as negatives, and too many likes."""
-    numbers = {**catalog.info["prompt"], "numbers": [{"op": "gcn"}]}
+def test_exit_zero_is_fitted_on_likes_and_others_drawn_from_their_slates(catalog: Catalog) -> None:
+    """Neighbours of a like in the order of rows would be others like it."""
+    numbers = {**catalog.info["prompt"], "numbers": [{"op": "item_count"}]}
     own = replace(catalog, info={**catalog.info, "prompt": numbers})
-    counts = []
-    for limit, whole in ((10**6, True), (10 * COUNT, False)):
-        pairs, read_all = _pairs(own, silent, limit)
-        slates = pairs.users.reshape(-1, COUNT)
-        assert read_all == whole and (slates == slates[:, :1]).all() and pairs.liked.reshape(-1, COUNT).any(1).all()
-        counts.append(dict(zip(*np.unique(slates[:, 0], return_counts=True), strict=True)))
-    assert 0 < len(counts[1]) < len(counts[0]) and counts[1].items() <= counts[0].items(), "all slates of some users"
-    assert sum(counts[1].values()) <= 12, "about ten"
-    assert COUNT > SIZE
+    pairs, whole = _pairs(own, silent)
+    assert whole and pairs.liked.mean() == pytest.approx(1 / SIZE, abs=0.05)
+    assert not _pairs(own, silent, 10 * SIZE)[1]
+    liked = np.zeros(100, np.bool_)
+    liked[[3, 50]] = True
+    rows = _with_drawn(slice(0, 100), liked)
+    assert len(rows) == 2 * SIZE and {3, 50} <= set(rows.tolist()) and np.ptp(np.setdiff1d(rows, [3, 50])) > 40
 
 
 def test_embeddings_of_one_moment_have_slates_in_each_part_of_the_training(tmp_path: Path) -> None:
