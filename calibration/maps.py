@@ -11,9 +11,9 @@ OptiRAG-Rec stops by "predictive confidence across various heads".
    With an infinite ridge it is Platt's map of the own head.
 3. All exits share one ridge, chosen by cross-validation over users: the least held-out log loss, mean over the exits that have
    earlier ones. Each part is judged with the ridge that is best for the other parts.
-4. `auto` reads all heads if that lowers the held-out log loss by MIN_GAIN or more, with a 95 % interval over users above 0, and
-   if no metric of the goal is shown to be worse at the last exit than by the last head's own map. It decides once for all exits,
-   so that chance has one try.
+4. `auto` reads all heads if that lowers the held-out log loss by a share of MIN_GAIN or more, and by more than its standard
+   error over users (the one-standard-error rule of Breiman and others, 1984), and if no metric of the goal is shown to be worse
+   at the last exit than by the last head's own map. It decides once for all exits, so that chance has one try.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ USER_VARIANCE = 100.0
 _STEPS, _ACCURACY = 50, 1e-9
 """Most Newton steps, and the relative decrease of the loss at which they end."""
 
-MIN_GAIN = 0.001
-"""In nats of log loss. For less, `auto` keeps the simpler maps (our choice)."""
+MIN_GAIN = 0.002
+"""Of the own heads' log loss, which is small where likes are rare. For less, `auto` keeps the simpler maps (our choice)."""
 
 Maps = tuple[PlattMap, ...]
 
@@ -202,9 +202,12 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     if kind == OWN or traces.exits == 1:
         return of_own
     c, ridge = _cross_validated(z, liked, users)
-    gain = mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
+    of_heads = _losses(own_c, liked)
+    gain = mean_by_user(of_heads - _losses(c, liked), users)
     of_all = Choice(ALL, fit_all_heads(z, liked, users)[ridge], own, c, own_c, RIDGES[ridge], gain)
-    if kind == ALL or (gain[0] >= MIN_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, of_all)):
+    if kind == ALL or (
+        gain[0] >= MIN_GAIN * of_heads.mean() and gain[0] > (gain[2] - gain[1]) / 4 and not _is_worse(traces, metrics, of_all)
+    ):
         return of_all
     return replace(of_own, ridge=of_all.ridge, gain=gain)
 

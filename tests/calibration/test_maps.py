@@ -150,3 +150,11 @@ def test_full_depth_reads_all_heads_too() -> None:
         assert full.choice.reads == "all" and full.chosen is None
         assert [len(e.earlier) for e in full.policy.exits] == [0, 1, 2] and not full.policy.stops_early
         assert row(full, "policy").values == row(full, "full depth").values
+
+
+def test_auto_reads_all_heads_also_where_likes_are_rare() -> None:
+    """A gain in nats is small there, as the loss is."""
+    t = differing(1500)
+    rare = t.liked & (np.random.default_rng(0).random(len(t)) < 0.04)
+    choice = maps.choose("auto", replace(t, liked=rare), GOAL.metrics)
+    assert choice.gain is not None and choice.reads == "all" and choice.gain[0] < 0.01, choice.gain
