@@ -134,7 +134,8 @@ void count_prompt(const Bundle& bundle) {
   const auto candidates = [&](std::size_t n) {
     return [&, of = rows(n)] {
       query.items = of;
-      assemble(bundle, query, none, retrieval, prompt);
+      retrieval.begin(query, none);
+      assemble(bundle, none, retrieval, prompt);
     };
   };
   count("assemble_candidate", slate, candidates(slate), candidates(2 * slate));
@@ -150,7 +151,8 @@ void count_slate(const Bundle& bundle) {
   Query query;
   query.user = 7;
   query.items = rows(slate);
-  assemble(bundle, query, none, retrieval, prompt);
+  retrieval.begin(query, none);
+  assemble(bundle, none, retrieval, prompt);
   VectorRows vectors(bundle);
   PrefixCache prefix(bundle, backend, vectors, std::size_t{1} << 20);
   prefix.set_current(prompt.tokens.data(), prompt.prefix_tokens());
