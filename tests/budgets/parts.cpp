@@ -130,7 +130,10 @@ void count_prompt(const Bundle& bundle) {
   Prompt prompt;
   Query query;
   query.user = 7;
-  count_calls("assemble_prefix", times, [&](std::size_t) { assemble(bundle, query, none, retrieval, prompt); });
+  count_calls("assemble_prefix", times, [&](std::size_t) {
+    retrieval.begin(query, none);
+    assemble(bundle, none, retrieval, prompt);
+  });
   const auto candidates = [&](std::size_t n) {
     return [&, of = rows(n)] {
       query.items = of;
