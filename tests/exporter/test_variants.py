@@ -123,7 +123,7 @@ def test_quality_is_measured_and_recorded(exported_variants: tuple[Path, ExportR
         assert variant.quality is not None
         assert variant.quality["gate"] == {"correlation": correlation, "drop": drop}
         assert [row["layers"] for row in variant.quality["exits"]] == [1, 2, 4]
-        assert (variant.quality["slates"], variant.quality["users"], variant.quality["pairs"]) == (12, 12, 24)
+        assert (variant.quality["slates"], variant.quality["users"], variant.quality["pairs"]) == (4, 4, 8), "of those who choose"
         assert variant.quality["split"] == "validation"
         assert min(row["correlation"] for row in variant.quality["exits"]) > 0.95
         assert variant.parity["reference"] == "variant"
@@ -222,6 +222,6 @@ def test_command_shows_the_gate(run_export: Run, run: Run, tmp_path: Path) -> No
     assert ended.code == 0, ended.err
     printed = ended.out + ended.err
     assert all(text in printed for text in ("0-1", "2-4", "Variant cpu-fp32", "Variant cpu-int8 against float32"))
-    assert "24 validation pairs in 12 slates of 12 users" in printed and "undecided" in printed.lower()
+    assert "8 validation pairs in 4 slates of 4 users" in printed and "undecided" in printed.lower()
     assert ended.out.startswith("This model is not shown to rank: "), "it is a random one"
     assert run("inspect", tmp_path / "bundle").code == 0

@@ -163,7 +163,7 @@ FIGURES = r"AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to "
             ("passed", "failed", "passed"),
             r"exit after layer 2: log-odds correlate 0\.9\d+ with float32's, at least 0.995 is required \(2400 pairs",
         ),
-        (100, GATE, {0: 0.03, 2: 1.0}, ("passed", "passed", "failed"), "exit after layer 4: .*not written: --accept-loss"),
+        (100, GATE, {0: 0.03, 2: 1.0}, ("passed", "passed", "failed"), "exit after layer 4: .*not written: .*--accept-loss"),
     ],
 )
 def test_verdicts(users: int, gate: Gate, noise: dict[int, float], verdicts: tuple[str, ...], message: str | None) -> None:

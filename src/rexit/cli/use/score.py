@@ -63,8 +63,7 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    A column `score.NAME` of the pairs is a first stage's score, if exit zero reads it. OUT has all rows in their order; after a
-    kill the same command continues.
+    Columns `score.NAME` are read, too. OUT has all rows in their order; the same command resumes.
     """
     if pairs is not None:
         if user is not None or items is not None or retrieve is not None or recent or scores or floor:
