@@ -132,9 +132,7 @@ def test_the_first_stage_is_exit_zero(
         for slate in SlatesFile.read(scored, lambda: encoder).cut("test"):
             trace = session.trace(slate.request)
             likely = slate.scores["bm25"] > 0
-            assert likely.all() or not likely.any() or trace[likely, 0].min() > trace[~likely, 0].max(), (
-                "kept apart"
-            )
+            assert likely.all() or not likely.any() or trace[likely, 0].min() > trace[~likely, 0].max(), "kept apart"
             exits = session.score(slate.request).exit
             assert exits.tolist() == policy.stops(trace, np.array([0, len(trace)])).tolist()
             stopped += np.bincount(exits, minlength=3)
