@@ -394,14 +394,18 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
         last[:] = True
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
     places = np.flatnonzero(last | before | first)
-    read = [_with_drawn(part, split.liked) if retrieved else np.arange(part.start, part.stop) for part in parts]
-    chosen = spread(places.tolist(), max(1, limit * len(places) // sum(len(read[n]) for n in places)))
-    rows = np.concatenate([read[n] for n in chosen])
-    row_slates = (RowSlate(int(user[n]), split.items[read[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
+    likes = int(split.liked.sum()) // len(parts) if retrieved else 1  # of a slate
+    chosen = spread(places.tolist(), max(1, limit // (SIZE * max(1, likes))))
+    read = [_likes_and_others(parts[n], split.liked) if retrieved else np.arange(parts[n].start, parts[n].stop) for n in chosen]
+    rows = np.concatenate(read)
+    row_slates = (
+        RowSlate(int(user[n]), split.items[of_slate], int(time[n]))
+        for n, of_slate in zip(tracked(chosen, "exit zero", progress), read, strict=True)
+    )
     numbers = PromptBuilder.of(catalog, "train").slate_numbers(
         row_slates, {name: scores[rows] for name, scores in split.scores.items()}
     )
-    slates = np.repeat(chosen, [len(read[n]) for n in chosen])
+    slates = np.repeat(chosen, list(map(len, read)))
     users, liked = split.users[rows], split.liked[rows]
     weights = None
     if split.weights is not None and len(heavy := split.weights[rows][liked]) and np.ptp(heavy) > 0:
@@ -410,12 +414,12 @@ def _pairs(catalog: Catalog, progress: Progress, limit: int = MAX_PAIRS) -> tupl
     return pairs, len(chosen) == len(places)
 
 
-def _with_drawn(part: slice, liked: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _likes_and_others(part: slice, liked: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The rows of a slate's likes, and of SIZE - 1 others for each, drawn from the slate."""
     rows = np.arange(part.start, part.stop)
     likes, others = rows[liked[part]], rows[~liked[part]]
-    drawn = np.random.default_rng(part.start).choice(others, min(len(others), (SIZE - 1) * len(likes)), replace=False)
-    return np.sort(np.concatenate([likes, drawn]))
+    count = min(len(others), (SIZE - 1) * len(likes))
+    return np.sort(np.concatenate([likes, np.random.default_rng(part.start).choice(others, count, replace=False)]))
 
 
 @dataclass(frozen=True)

@@ -283,10 +283,10 @@ def test_recommend_is_the_sessions_order(catalog: Path) -> None:
             ]
             assert [hit["score"] for hit in hits] == pytest.approx(expected.probability.tolist())
             nearest = session.score(user, retrieve=3, top_k=2, **more)
-            found = recommender.recommend(user, 2, retrieve=3, **more)
-            assert [(hit["item"], hit["log_odds"]) for hit in found] == [(score.item, score.log_odds) for score in nearest]
+            retrieved = recommender.recommend(user, 2, retrieve=3, **more)
+            assert [(hit["item"], hit["log_odds"]) for hit in retrieved] == [(score.item, score.log_odds) for score in nearest]
             most = recommender.recommend(user, 0, **more)
-            assert {hit["item"] for hit in found} < {hit["item"] for hit in most} and len(most) < len(items)
+            assert {hit["item"] for hit in retrieved} < {hit["item"] for hit in most} and len(most) < len(items)
             assert all(hit.get("known") == (None if user == USER_IDS[0] else False) for hit in hits)
         assert len(recommender.recommend(USER_IDS[0], 0, items=items)) == len(items)
         assert recommender.recommend(USER_IDS[0], items=[]) == []

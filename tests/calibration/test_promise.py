@@ -13,9 +13,9 @@ from builders.promises import GOALS, run
 from rexit.calibration import certify
 
 
-def counts(numbers: Iterable[int], each: Callable[..., Iterable[Any]] = map) -> tuple[int, int, int]:
+def counts(numbers: Iterable[int], mapping: Callable[..., Iterable[Any]] = map) -> tuple[int, int, int]:
     """How many calibrations there were, how many certified a policy, and how many of these lose more than promised."""
-    results = list(each(run, numbers))
+    results = list(mapping(run, numbers))
     return len(results), sum(result.certified for result in results), sum(result.false for result in results)
 
 

@@ -17,7 +17,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
-from rexit.exporter.zero import SIZE, _pairs, _with_drawn
+from rexit.exporter.zero import SIZE, _likes_and_others, _pairs
 from rexit.progress import silent
 from rexit.slates import cut, runs
 
@@ -87,7 +87,7 @@ def test_exit_zero_is_fitted_on_likes_and_others_drawn_from_their_slates(catalog
     assert not _pairs(own, silent, 10 * SIZE)[1]
     liked = np.zeros(100, np.bool_)
     liked[[3, 50]] = True
-    rows = _with_drawn(slice(0, 100), liked)
+    rows = _likes_and_others(slice(0, 100), liked)
     assert len(rows) == 2 * SIZE and {3, 50} <= set(rows.tolist()) and np.ptp(np.setdiff1d(rows, [3, 50])) > 40
 
 

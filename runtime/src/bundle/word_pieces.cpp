@@ -63,9 +63,11 @@ WordPieces::WordPieces(File file, std::size_t most, bool only_second)
       only_second_(only_second) {
   if (slots_.size == 0 || (slots_.size & (slots_.size - 1)) != 0) fail_corrupt("slots", slots_.size);
   if (added_ids_.size > max_added) fail_corrupt("added.ids", added_ids_.size);
-  for (const Array<std::int32_t>* ids : {&added_ids_, &before_, &between_, &after_, &numbers_})
+  const std::pair<const char*, const Array<std::int32_t>*> lists[] = {
+      {"added.ids", &added_ids_}, {"before", &before_}, {"between", &between_}, {"after", &after_}, {"numbers", &numbers_}};
+  for (const auto& [name, ids] : lists)
     for (std::size_t i = 0; i < ids->size; ++i)
-      if ((*ids)[i] < 0 || (*ids)[i] >= max_id) fail_corrupt("numbers", i);
+      if ((*ids)[i] < 0 || (*ids)[i] >= max_id) fail_corrupt(name, i);
   if (numbers_[2] > static_cast<std::int32_t>(max_piece)) fail_corrupt("numbers", 2);
 }
 
