@@ -345,12 +345,12 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     assert run("bench", "bundle", "--requests", 2, "--slate", 3).code == 0
     first = runtime.open(tmp_path / "bundle").score(slate.request, force_exit=0)
     np.testing.assert_allclose(first.log_odds, zero_of(catalog, slates[:1])[0], atol=1e-6)
-    pair = ("--user", slate.user, "--items", ",".join(map(str, slate.items)))
-    scored = run("score", "bundle", *pair, "--scores", "bm25=" + ",".join(map(str, slate.scores["bm25"])), "--json")
+    ids = ("--user", slate.user, "--items", ",".join(map(str, slate.items)))
+    scored = run("score", "bundle", *ids, "--scores", "bm25=" + ",".join(map(str, slate.scores["bm25"])), "--json")
     assert scored.code == 0 and len(scored.json["scores"]) == len(slate.items)
-    assert run("inspect", "bundle", *pair).code == 0
-    assert_one_line(run("score", "bundle", *pair, "--scores", "bm25=1,x"), 2, "--scores bm25 is 'x', expected a finite number")
-    assert_one_line(run("score", "bundle", *pair, "--scores", "bm25=1_0,2"), 2, "--scores bm25 is '1_0', expected a finite number")
+    assert run("inspect", "bundle", *ids).code == 0
+    assert_one_line(run("score", "bundle", *ids, "--scores", "bm25=1,x"), 2, "--scores bm25 is 'x', expected a finite number")
+    assert_one_line(run("score", "bundle", *ids, "--scores", "bm25=1_0,2"), 2, "--scores bm25 is '1_0', expected a finite number")
 
     rated.head(30).write_csv("pairs.csv")
     words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv")
