@@ -16,6 +16,7 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 import rexit
+from builders.bundles.bundle_files import write_policy
 from builders.bundles.reranker import write_reranker
 from rexit.errors import InputError
 from rexit.integrations.haystack import RexitRanker
@@ -79,3 +80,24 @@ def test_a_ranker_of_haystack(reranker: rexit.Reranker, bundle: Path) -> None:
     assert [document.score for document in documents] == SCORES
     assert len(pipeline.run({"ranker": {"query": QUERY, "documents": documents, "top_k": 4}})["ranker"]["documents"]) == 4
     assert RexitRanker(str(bundle)).run(QUERY, []) == {"documents": []}
+
+
+def test_a_floor_leaves_out_what_is_below(tmp_path: Path) -> None:
+    """With a floor between the second and the third."""
+    path = write_reranker(tmp_path / "bundle")
+    with rexit.Reranker(path) as reranker:
+        second, third = (hit["log_odds"] for hit in reranker.rank(QUERY, TEXTS)[1:3])
+    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
+    write_policy(path, exits, floor={"c": (second + third) / 2, "recall": 0.95, "confidence": 0.95, "users": 90})
+    with rexit.Reranker(path) as reranker:
+        expected = [TEXTS[hit["corpus_id"]] for hit in reranker.rank(QUERY, TEXTS, floor=True)]
+        documents = [Document(text) for text in TEXTS]
+        compressed = Compressor(reranker=reranker, top_n=None, floor=True).compress_documents(documents, QUERY)
+        nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+        processed = Postprocessor(reranker=reranker, top_n=None, floor=True).postprocess_nodes(nodes, query_str=QUERY)
+    component = RexitRanker(str(path), top_k=None, floor=True)
+    texts = [HaystackDocument(content=text) for text in TEXTS]
+    for same in (component, RexitRanker.from_dict(component.to_dict())):
+        assert [document.content for document in same.run(QUERY, texts)["documents"]] == expected
+    assert [document.page_content for document in compressed] == [node.text for node in processed] == expected
+    assert len(expected) == 2

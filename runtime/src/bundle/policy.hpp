@@ -53,9 +53,11 @@ struct Policy {
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
   std::size_t keep_after(std::size_t exit) const noexcept { return keep.empty() ? 0 : keep[exit]; }
   // Whether a candidate may stop because of the others in its slate, after `first_exit` or a later exit.
-  bool has_slate_rules(std::size_t first_exit = 0) const noexcept {
+  bool has_slate_rules(std::size_t first_exit = 0) const noexcept { return quorum != 0 || compares_candidates(first_exit); }
+  // Whether a candidate may stop because of what the others have as c.
+  bool compares_candidates(std::size_t first_exit = 0) const noexcept {
     const auto limits = [](std::size_t count) { return count != 0; };
-    return top_k.k != 0 || quorum != 0 ||
+    return top_k.k != 0 ||
            (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits));
   }
   // c at an exit. log_odds: those of the heads so far, [exit + 1].
@@ -79,11 +81,13 @@ struct Agreement {
   std::uint32_t heads = 0;
   bool positive = false, unknown = false;
 
+  // Without branches: a sign cannot be predicted.
   void add(float c, float slack = 0) noexcept {
     const bool was_unknown = unknown, agrees = (c >= 0) == positive;
     positive = c >= 0;
-    unknown = slack != 0 && std::fabs(c) <= std::fabs(slack);
-    heads = ((heads != 0) & ((was_unknown | unknown) ? slack > 0 : agrees)) ? heads + 1 : 1;
+    unknown = (slack != 0) & (std::fabs(c) <= std::fabs(slack));
+    const bool in_doubt = was_unknown | unknown;
+    heads = heads * static_cast<std::uint32_t>((in_doubt & (slack > 0)) | (!in_doubt & agrees)) + 1;
   }
 };
 

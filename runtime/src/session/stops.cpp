@@ -35,6 +35,42 @@ std::vector<float> slacks_of(const Policy& policy, float margin) {
   return slacks;
 }
 
+// Where rule 1 stops a candidate; the last exit if it does nowhere. log_odds: [exits]. `exact`: all slacks are 0.
+template <bool exact>
+std::int64_t first_confident(const Policy& policy, const float* log_odds, const float* slacks) {
+  const ExitRule* rules = policy.exits.data();
+  const std::size_t last = policy.exits.size() - 1, patience = policy.patience;
+  const bool reads_earlier = !policy.earlier.empty();
+  Agreement agreement;
+  std::size_t k = 0;
+  for (; k < last; ++k) {
+    const float c = reads_earlier ? policy.calibrated(k, log_odds) : rules[k].calibrated(log_odds[k]);
+    const float slack = exact ? 0 : slacks[k];
+    agreement.add(c, slack);
+    if (rules[k].confident(c, slack) & (agreement.heads >= patience)) break;
+  }
+  return static_cast<std::int64_t>(k);
+}
+
+// replay() where no candidate is compared with another. A quorum of q stops a slate where its (q + 1)-th last candidate stops.
+template <bool exact>
+void replay_alone(const Policy& policy, const RecordedSlates& recorded, std::int64_t* exits, const float* slacks) {
+  const std::size_t rows = recorded.rows(), width = policy.exits.size();
+  for (std::size_t i = 0; i < rows; ++i) exits[i] = first_confident<exact>(policy, recorded.log_odds + i * width, slacks);
+  std::vector<std::int64_t> latest;
+  for (std::size_t slate = 0; slate < recorded.slates && policy.quorum != 0; ++slate) {
+    std::int64_t *begin = exits + recorded.offsets[slate], *end = exits + recorded.offsets[slate + 1];
+    latest.assign(begin, end);
+    std::int64_t last = 0;
+    if (policy.quorum < latest.size()) {
+      const auto place = latest.begin() + static_cast<std::ptrdiff_t>(policy.quorum);
+      std::nth_element(latest.begin(), place, latest.end(), std::greater<>());
+      last = *place;
+    }
+    std::for_each(begin, end, [last](std::int64_t& exit) { exit = std::min(exit, last); });
+  }
+}
+
 }  // namespace
 
 void SlateStops::begin(std::size_t candidates) {
@@ -129,6 +165,9 @@ void replay(const Policy& policy, const RecordedSlates& recorded, std::int64_t* 
   const std::size_t width = policy.exits.size(), patience = policy.patience;
   const bool reads_earlier = !policy.earlier.empty();
   const std::vector<float> slacks = slacks_of(policy, margin);
+  if (!policy.compares_candidates())
+    return margin != 0 ? replay_alone<false>(policy, recorded, exits, slacks.data())
+                       : replay_alone<true>(policy, recorded, exits, slacks.data());
   SlateStops stops;
   for (std::size_t slate = 0; slate < recorded.slates; ++slate) {
     const auto begin = static_cast<std::size_t>(recorded.offsets[slate]);

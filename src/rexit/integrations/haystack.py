@@ -21,16 +21,19 @@ class RexitRanker:
     Args:
         bundle: The bundle's folder.
         top_k: Documents that are kept; None: all.
+        floor: Whether documents below the policy's floor are left out; then there may be none.
         sessions: As for `rexit.Reranker`.
     """
 
-    def __init__(self, bundle: str, top_k: int | None = 10, sessions: int = 1) -> None:
-        self.bundle, self.top_k, self.sessions = bundle, top_k, sessions
+    def __init__(self, bundle: str, top_k: int | None = 10, floor: bool = False, sessions: int = 1) -> None:
+        self.bundle, self.top_k, self.floor, self.sessions = bundle, top_k, floor, sessions
         self._reranker: Reranker | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the component for a pipeline's file."""
-        described: dict[str, Any] = default_to_dict(self, bundle=self.bundle, top_k=self.top_k, sessions=self.sessions)
+        described: dict[str, Any] = default_to_dict(
+            self, bundle=self.bundle, top_k=self.top_k, floor=self.floor, sessions=self.sessions
+        )
         return described
 
     @classmethod
@@ -58,5 +61,6 @@ class RexitRanker:
         texts = [document.content or "" for document in documents]
         own, metadata = [document.score for document in documents], [document.meta for document in documents]
         scores = stage_scores(self._reranker.info.scores, metadata, own)
-        hits = self._reranker.rank(query, texts, self.top_k if top_k is None else top_k, scores=scores)
+        kept = self.top_k if top_k is None else top_k
+        hits = self._reranker.rank(query, texts, kept, scores=scores, floor=self.floor)
         return {"documents": [replace(documents[hit["corpus_id"]], score=hit["score"]) for hit in hits]}

@@ -20,12 +20,14 @@ class RexitRerank(BaseDocumentCompressor):
     Attributes:
         reranker: Ranks; threads may share it.
         top_n: Documents that are kept; None: all.
+        floor: Whether documents below the policy's floor are left out; then there may be none.
 
     Where the bundle's exit zero reads first stages' scores, these are in the documents' metadata by name.
     """
 
     reranker: Reranker
     top_n: int | None = 3
+    floor: bool = False
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     def compress_documents(
@@ -34,7 +36,7 @@ class RexitRerank(BaseDocumentCompressor):
         """Returns copies of the best documents. Raises what `Reranker.rank` raises."""
         texts = [document.page_content for document in documents]
         scores = stage_scores(self.reranker.info.scores, [document.metadata for document in documents])
-        hits = self.reranker.rank(query, texts, self.top_n, scores=scores)
+        hits = self.reranker.rank(query, texts, self.top_n, scores=scores, floor=self.floor)
         return [
             documents[hit["corpus_id"]].model_copy(
                 update={"metadata": {**documents[hit["corpus_id"]].metadata, "relevance_score": hit["score"]}}

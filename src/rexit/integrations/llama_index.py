@@ -20,10 +20,12 @@ class RexitRerank(BaseNodePostprocessor):
     Attributes:
         reranker: Ranks; threads may share it.
         top_n: Nodes that are kept; None: all.
+        floor: Whether nodes below the policy's floor are left out; then there may be none.
     """
 
     reranker: Reranker = Field(exclude=True)
     top_n: int | None = 3
+    floor: bool = False
 
     @classmethod
     def class_name(cls) -> str:
@@ -35,5 +37,5 @@ class RexitRerank(BaseNodePostprocessor):
             raise InputError("the query is missing, expected query_bundle or query_str")
         texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
         scores = stage_scores(self.reranker.info.scores, [node.metadata for node in nodes], [node.score for node in nodes])
-        hits = self.reranker.rank(query_bundle.query_str, texts, self.top_n, scores=scores)
+        hits = self.reranker.rank(query_bundle.query_str, texts, self.top_n, scores=scores, floor=self.floor)
         return [NodeWithScore(node=nodes[hit["corpus_id"]].node, score=hit["score"]) for hit in hits]
