@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -22,8 +26,20 @@ namespace {
 
 #if defined(__x86_64__)
 struct Support {
-  bool avx2 = false, avx512 = false, vnni = false, bfloat16 = false;  // with all that their tables use
+  bool avx2 = false, avx512 = false, vnni = false, bfloat16 = false, amx = false;  // with all that their tables use
 };
+
+// Whether the system lets this process use AMX's registers, which a thread's stack and switches must have room for. Linux has to
+// be asked first, once for all threads.
+bool may_use_tiles([[maybe_unused]] unsigned saved) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned tiles = 0x60000;
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return (saved & tiles) == tiles && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 
 // By the processor's own word: __builtin_cpu_supports needs support of the compiler's library, which Zig's does not have.
 Support detect() {
@@ -37,10 +53,19 @@ Support detect() {
   const bool avx2 = has(b, bit_AVX2), more = a >= 1;
   const bool avx512 = avx2 && has(saved, zmm) && has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
   constexpr unsigned avx512_vnni = 1u << 11, avx512_bf16 = 1u << 5;
-  const bool vnni = avx512 && has(c, avx512_vnni);
-  return {avx2, avx512, vnni, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16)};
+  constexpr unsigned amx_tile_and_int8 = 3u << 24;
+  const bool vnni = avx512 && has(c, avx512_vnni), amx = vnni && has(d, amx_tile_and_int8) && may_use_tiles(saved);
+  return {avx2, avx512, vnni, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16), amx};
 }
 #endif
+
+bool has_tiles([[maybe_unused]] const Table& table) {
+#if defined(__x86_64__)
+  return table.int8 == &avx512_amx_int8;
+#else
+  return false;
+#endif
+}
 
 const Table& choose_table(const char* name) {
   if (name == nullptr || *name == '\0') return *tables().front();
@@ -49,7 +74,7 @@ const Table& choose_table(const char* name) {
   if (widest == 16 && std::strcmp(name, "avx512") != 0)
     fail(REXIT_INVALID_ARGUMENT, "$REXIT_KERNELS is `", name, "`, expected avx512, avx2 or baseline");
   for (const Table* table : tables())
-    if (table->lanes <= widest && !(baseline && table->pairs != nullptr)) return *table;
+    if (table->lanes <= widest && !(baseline && table->pairs != nullptr) && !has_tiles(*table)) return *table;
   return baseline_table;
 }
 
@@ -67,6 +92,8 @@ const std::vector<const Table*>& tables() {
     const Support support = detect();
     static const Table wide = extended(avx512_table, nullptr, support.vnni ? &avx512_int8 : nullptr);
     static const Table wide_with_pairs = extended(wide, &avx512_pairs, wide.int8);
+    static const Table wide_with_tiles = extended(wide_with_pairs, wide_with_pairs.pairs, &avx512_amx_int8);
+    if (support.bfloat16 && support.amx) tables.push_back(&wide_with_tiles);
     if (support.bfloat16) tables.push_back(&wide_with_pairs);
     if (support.avx512) tables.push_back(&wide);
     if (support.avx2) tables.push_back(&avx2_table);

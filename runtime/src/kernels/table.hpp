@@ -39,6 +39,7 @@ struct PairTable {
 
 // Products of int8 (int8_product_block.hpp).
 struct Int8ProductTable {
+  std::size_t rows;  // of a task
   // data: Int8ProductWork
   Threads::Function multiply, multiply_gated[3];  // by Activation
 };
@@ -47,15 +48,15 @@ extern const Table baseline_table;
 #if defined(__x86_64__)
 extern const Table avx2_table, avx512_table;
 extern const PairTable avx512_pairs;
-extern const Int8ProductTable avx512_int8;
+extern const Int8ProductTable avx512_int8, avx512_amx_int8;
 #elif defined(__aarch64__)
 extern const PairTable neon_pairs;
 #endif
 
 // The tables that this processor can run, widest vectors first.
 const std::vector<const Table*>& tables();
-// The first of them; with $REXIT_KERNELS, the first whose vectors are no wider than it says: avx512, avx2 or baseline. Throws
-// Error for another name. So the paths of smaller processors can be tried on a larger one.
+// The first of them; with $REXIT_KERNELS, the first whose vectors are no wider than it says: avx512 (without AMX), avx2 or
+// baseline. Throws Error for another name. So the paths of smaller processors can be tried on a larger one.
 const Table& table();
 
 }  // namespace rexit::core::kernels

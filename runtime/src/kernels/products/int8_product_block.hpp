@@ -15,11 +15,12 @@ struct Int8ProductWork {
   Addend addend;  // may be null
   float* out;
   std::size_t columns;
-  std::size_t row_blocks;  // tasks per panel
+  std::size_t block_rows, row_blocks;  // of a task, and tasks per panel
 };
 
+constexpr std::size_t int8_columns = 64;  // of all weights together
 // A panel of a weight is read from the core's private cache by all but the first rows of a block.
-constexpr std::size_t int8_rows = 48, int8_columns = 64, int8_gated_columns = int8_columns / 2;
+constexpr std::size_t int8_vector_rows = 48;
 
 // What differs between instruction sets.
 template <int W>
@@ -85,21 +86,16 @@ REXIT_INLINE typename Lanes<W>::Floats floats(typename Lanes<W>::Ints sums) {
   return __builtin_convertvector(sums, typename Lanes<W>::Floats);
 }
 
-// Rows [row, row + R) and V * W columns from `column` on.
-struct PlainTile {
+// What becomes of the sums of rows [row, row + R) and V * W columns from `column` on. A kind has `weights`, whose sums lie side
+// by side: sums[r][m * V + v] are those of weight m.
+struct Plain {
+  static constexpr std::size_t weights = 1;
+  static REXIT_INLINE const PackedWeight& weight(const Int8ProductWork& work, std::size_t) { return work.weight; }
+
   template <int W, int R, int V>
-  static REXIT_INLINE void run(const Int8ProductWork& work, std::size_t row, std::size_t column) {
+  static REXIT_INLINE void finish(const Int8ProductWork& work, std::size_t row, std::size_t column,
+                                  const typename Lanes<W>::Ints (&sums)[R][V]) {
     using L = Lanes<W>;
-    const QuantizedInput x = work.x;
-    const std::int8_t* weights[V];
-    typename L::Ints sums[R][V];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < V; ++v) weights[v] = column_values(work.weight, x.width, column + v * W);
-#pragma GCC unroll 8
-    for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < V; ++v) sums[r][v] = column_offsets<W>(work.weight, column + v * W);
-    add_products<W, R, V>(x.values + row * x.width, x.width, weights, V * W * x.width, sums);
     typename L::Floats scales[V];
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < V; ++v) scales[v] = L::load(work.weight.scales + column + v * W);
@@ -107,7 +103,7 @@ struct PlainTile {
     const float* addends = work.addend.values != nullptr ? work.addend.values + row * work.addend.step + column : nullptr;
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < R; ++r) {
-      const typename L::Floats scale = L::all(x.scales[row + r]);
+      const typename L::Floats scale = L::all(work.x.scales[row + r]);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < V; ++v) {
         const typename L::Floats addend =
@@ -120,26 +116,17 @@ struct PlainTile {
 
 // activation(gate) * up, for the same columns of both.
 template <Activation activation>
-struct GatedTile {
-  template <int W, int R, int V>
-  static REXIT_INLINE void run(const Int8ProductWork& work, std::size_t row, std::size_t column) {
+struct Gated {
+  static constexpr std::size_t weights = 2;
+  static REXIT_INLINE const PackedWeight& weight(const Int8ProductWork& work, std::size_t m) {
+    return m == 0 ? work.weight : work.up;
+  }
+
+  template <int W, int R, int V2>
+  static REXIT_INLINE void finish(const Int8ProductWork& work, std::size_t row, std::size_t column,
+                                  const typename Lanes<W>::Ints (&sums)[R][V2]) {
     using L = Lanes<W>;
-    const QuantizedInput x = work.x;
-    const std::int8_t* weights[2 * V];
-    typename L::Ints sums[R][2 * V];
-#pragma GCC unroll 2
-    for (std::size_t v = 0; v < V; ++v) {
-      weights[v] = column_values(work.weight, x.width, column + v * W);
-      weights[V + v] = column_values(work.up, x.width, column + v * W);
-    }
-#pragma GCC unroll 8
-    for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (std::size_t v = 0; v < V; ++v) {
-        sums[r][v] = column_offsets<W>(work.weight, column + v * W);
-        sums[r][V + v] = column_offsets<W>(work.up, column + v * W);
-      }
-    add_products<W, R, 2 * V>(x.values + row * x.width, x.width, weights, V * W * x.width, sums);
+    constexpr std::size_t V = V2 / 2;
     typename L::Floats gate_scales[V], up_scales[V];
 #pragma GCC unroll 2
     for (std::size_t v = 0; v < V; ++v) {
@@ -149,7 +136,7 @@ struct GatedTile {
     float* out = work.out + row * work.columns + column;
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < R; ++r) {
-      const typename L::Floats scale = L::all(x.scales[row + r]);
+      const typename L::Floats scale = L::all(work.x.scales[row + r]);
 #pragma GCC unroll 2
       for (std::size_t v = 0; v < V; ++v) {
         const typename L::Floats gate = floats<W>(sums[r][v]) * gate_scales[v] * scale;
@@ -160,36 +147,62 @@ struct GatedTile {
   }
 };
 
-template <class Tile, int W, int V>
-REXIT_INLINE void multiply_rows_of(const Int8ProductWork& work, std::size_t begin, std::size_t end, std::size_t column) {
-  std::size_t row = begin;
-  for (; row + 6 <= end; row += 6) Tile::template run<W, 6, V>(work, row, column);
-  for (; row + 2 <= end; row += 2) Tile::template run<W, 2, V>(work, row, column);
-  for (; row < end; ++row) Tile::template run<W, 1, V>(work, row, column);
+// Rows [row, row + R) and V * W columns from `column` on of each weight.
+template <class Kind, int W, int R, int V>
+REXIT_INLINE void multiply_tile_of(const Int8ProductWork& work, std::size_t row, std::size_t column) {
+  constexpr std::size_t all = Kind::weights * V;
+  const std::int8_t* weights[all];
+  typename Lanes<W>::Ints sums[R][all];
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < all; ++v) {
+    const PackedWeight& weight = Kind::weight(work, v / V);
+    weights[v] = column_values(weight, work.x.width, column + v % V * W);
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < R; ++r) sums[r][v] = column_offsets<W>(weight, column + v % V * W);
+  }
+  add_products<W, R, all>(work.x.values + row * work.x.width, work.x.width, weights, V * W * work.x.width, sums);
+  Kind::template finish<W, R>(work, row, column, sums);
 }
 
-// Task i: up to `max_columns` columns, in V vectors at a time while they last. `work` is a copy, so that no store can change it.
-template <class Tile, int W, int V>
-REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i, std::size_t max_columns) {
-  const std::size_t begin = i % work.row_blocks * int8_rows, end = smaller_of(work.x.rows, begin + int8_rows);
-  std::size_t column = i / work.row_blocks * max_columns;
-  const std::size_t last = smaller_of(work.columns, column + max_columns);
-  for (; column + V * W <= last; column += V * W) multiply_rows_of<Tile, W, V>(work, begin, end, column);
-  for (; column < last; column += W) multiply_rows_of<Tile, W, 1>(work, begin, end, column);
+template <class Kind, int W, int V>
+REXIT_INLINE void multiply_rows_of(const Int8ProductWork& work, std::size_t begin, std::size_t end, std::size_t column) {
+  std::size_t row = begin;
+  for (; row + 6 <= end; row += 6) multiply_tile_of<Kind, W, 6, V>(work, row, column);
+  for (; row + 2 <= end; row += 2) multiply_tile_of<Kind, W, 2, V>(work, row, column);
+  for (; row < end; ++row) multiply_tile_of<Kind, W, 1, V>(work, row, column);
+}
+
+// What task i multiplies: rows [begin, end) by columns [column, last) of each weight.
+struct Int8Block {
+  Int8Block(const Int8ProductWork& work, std::size_t i, std::size_t max_columns)
+      : begin(i % work.row_blocks * work.block_rows),
+        end(smaller_of(work.x.rows, begin + work.block_rows)),
+        column(i / work.row_blocks * max_columns),
+        last(smaller_of(work.columns, column + max_columns)) {}
+
+  std::size_t begin, end, column, last;
+};
+
+// Task i: up to `int8_columns` columns of all weights together, as many as sums stay in registers at a time while they last.
+// `work` is a copy, so that no store can change it.
+template <class Kind, int W>
+REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i) {
+  constexpr int V = 4 / Kind::weights;
+  const Int8Block block(work, i, int8_columns / Kind::weights);
+  std::size_t column = block.column;
+  for (; column + V * W <= block.last; column += V * W) multiply_rows_of<Kind, W, V>(work, block.begin, block.end, column);
+  for (; column < block.last; column += W) multiply_rows_of<Kind, W, 1>(work, block.begin, block.end, column);
 }
 
 namespace {
 
-template <int W, Activation activation>
-void gated_task(void* work, std::size_t i) {
-  int8_task<GatedTile<activation>, W, 2>(*static_cast<const Int8ProductWork*>(work), i, int8_gated_columns);
-}
-
-template <int W>
-constexpr Int8ProductTable make_int8_table() {
-  return {
-      [](void* work, std::size_t i) { int8_task<PlainTile, W, 4>(*static_cast<const Int8ProductWork*>(work), i, int8_columns); },
-      {gated_task<W, Activation::silu>, gated_task<W, Activation::gelu>, gated_task<W, Activation::gelu_tanh>}};
+// Task::run of each kind.
+template <class Task>
+constexpr Int8ProductTable make_int8_table(std::size_t rows) {
+  return {rows,
+          Task::template run<Plain>,
+          {Task::template run<Gated<Activation::silu>>, Task::template run<Gated<Activation::gelu>>,
+           Task::template run<Gated<Activation::gelu_tanh>>}};
 }
 
 }  // namespace
