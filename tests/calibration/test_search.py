@@ -122,8 +122,7 @@ def test_without_an_open_exit_there_is_full_depth() -> None:
 
 @pytest.mark.slow
 def test_forty_thousand_pairs_and_thirty_exits_in_time() -> None:
-    """As much as a choosing part ever has: of 100,000 pairs the others certify. Some 90 s of processor time on the slowest machine
-    that has run it; 145 while every candidate was compared with the others of its slate."""
+    """As much as a choosing part ever has: of 100,000 pairs the others certify."""
     t = traces(2000, 20, np.linspace(2, 0, 30).tolist(), slate=20)
     begin = time.process_time()
     explored(t).trade_off(BUDGETS)
