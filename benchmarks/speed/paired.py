@@ -3,10 +3,10 @@
     python benchmarks/speed/paired.py BUNDLE OTHER [--rounds 15] [--threads 1]
     python benchmarks/speed/paired.py BUNDLE BUNDLE --kernels avx512,avx2
 
-A request is random token ids at full depth: a cold prefix and candidates behind it. Each process has its bundle open and waits
-while the other works; every second round asks them in reverse order. Ratios are OTHER / BUNDLE within a round, of the
-processor's time (which other work on the machine changes little) and of the time that passes. --kernels sets $REXIT_KERNELS of
-each.
+A request is random token ids at full depth: a cold prefix and candidates behind it, or an encoder's pairs. Each process has its
+bundle open and waits while the other works; every second round asks them in reverse order. Ratios are OTHER / BUNDLE within a
+round, of the processor's time (which other work on the machine changes little) and of the time that passes. --kernels sets
+$REXIT_KERNELS of each.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rexit.request import Request
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
 """Tokens of the prefix, candidates, and tokens of each."""
+ENCODER_CASES = ((0, 20, 200), (0, 100, 200), (0, 100, 40))
 
 
 def started(*words: Any) -> Connection:
@@ -112,9 +113,9 @@ def main() -> None:
     kernels = args.kernels.split(",")
     if len(kernels) != 2:
         sys.exit(f"paired.py: --kernels {args.kernels}, expected two")
-    vocabulary = Bundle.open(args.bundles[0], args.variant).manifest.model.vocab_size
+    model = Bundle.open(args.bundles[0], args.variant).manifest.model
     sides = [started(bundle, args.variant, args.threads, name) for bundle, name in zip(args.bundles, kernels, strict=True)]
-    show([measure(sides, vocabulary, case, args.rounds) for case in CASES])
+    show([measure(sides, model.vocab_size, case, args.rounds) for case in (CASES if model.causal else ENCODER_CASES)])
 
 
 if __name__ == "__main__":

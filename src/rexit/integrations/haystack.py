@@ -61,6 +61,6 @@ class RexitRanker:
         texts = [document.content or "" for document in documents]
         own, metadata = [document.score for document in documents], [document.meta for document in documents]
         scores = stage_scores(self._reranker.info.scores, metadata, own)
-        kept = self.top_k if top_k is None else top_k
-        hits = self._reranker.rank(query, texts, kept, scores=scores, floor=self.floor)
+        top_k = self.top_k if top_k is None else top_k
+        hits = self._reranker.rank(query, texts, top_k, scores=scores, floor=self.floor)
         return {"documents": [replace(documents[hit["corpus_id"]], score=hit["score"]) for hit in hits]}

@@ -1,10 +1,14 @@
 // The kernels against their definitions in double precision, for every instruction set of this machine.
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <new>
 #include <numeric>
 #include <random>
@@ -161,7 +165,11 @@ TEST(Tables, AreThoseThatTheCompilerFinds) {
   const bool wide =
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool pairs = __builtin_cpu_supports("avx512bf16");
-  const bool tiles = pairs && tables().front()->int8 == &avx512_amx_int8;  // the system may refuse them
+  // Linux's own word, and its permission: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+  std::ifstream file("/proc/cpuinfo");
+  const std::string flags{std::istreambuf_iterator<char>(file), {}};
+  const bool tiles = flags.find(" amx_int8") != std::string::npos && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  EXPECT_EQ(tiles, tables().front()->int8 == &avx512_amx_int8);
   expected.insert(expected.begin(), static_cast<std::size_t>(wide + (wide && pairs) + tiles), avx512_table.lanes);
   for (const Table* table : tables()) {
     lanes.push_back(table->lanes);

@@ -7,7 +7,7 @@ namespace rexit::core::kernels {
 namespace {
 
 constexpr std::size_t tile_rows = 16, tile_columns = PackedWeight::columns, tile_depth = 64;
-constexpr std::size_t block_rows = 128;         // to shape tiles takes 150 ns, as long as 200,000 products
+constexpr std::size_t block_rows = 128;         // of a task, which shapes its tiles anew: 150 ns
 constexpr std::size_t pair = 2 * tile_columns;  // columns of sums at a time: of one weight, or half of each of two
 
 // Tiles 0 to 3 have sums, two times two; 4 and 5 rows of the input; 6 and 7 a weight's columns, in PackedWeight's order.
