@@ -93,7 +93,12 @@ KERNELS = """
     inside, inside_scales = rexit.MultiplySwiGLUQuantizeRows (rows, scales, packed, columns, offsets, packed, columns, offsets)
     half_inside, half_scales = rexit.MultiplyGeGLUQuantizeRows <approximate = "none">
         (rows, scales, packed, columns, offsets, packed, columns, offsets)
-    of_rows = Concat <axis = 1> (normed_scales, gated_scales, gelu_scales, geglu_scales, plain_scales, added_scales)
+    active, active_scales = rexit.MultiplyGELUQuantizeRows <approximate = "none">
+        (rows, scales, packed, columns, offsets, columns, columns)
+    last, last_rows, last_scales = rexit.MultiplyAddLayerNormQuantizeRows <epsilon = 0.1>
+        (rows, scales, packed, columns, offsets, columns, product, columns, columns, columns)
+    of_products = Concat <axis = 1> (active_scales, last, last_scales)
+    of_rows = Concat <axis = 1> (of_products, normed_scales, gated_scales, gelu_scales, geglu_scales, plain_scales, added_scales)
     both = Concat <axis = 1> (of_rows, summed, third, added, inside_scales, half_scales)
     most_rows = ReduceMax <keepdims = 0> (both)
     seen_sides = Sum (both_sides, rounded_sides)

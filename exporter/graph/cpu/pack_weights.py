@@ -2,6 +2,8 @@
 
 1. MultiplyRows: a product times its tokens' scale. MultiplyAddRows: a product that ScaleAddRows reads.
    MultiplySwiGLUQuantizeRows, MultiplyGeGLUQuantizeRows: the two products that SwiGLUQuantizeRows or GeGLUQuantizeRows reads.
+   MultiplyGELUQuantizeRows, MultiplyAddLayerNormQuantizeRows: a product and its bias that GELUQuantizeRows or
+   AddLayerNormQuantizeRows alone reads.
 2. A weight [K, N] becomes [N / 16, K / 4, 16, 4], so K must be a multiple of 4 and N of 16. Other products stay, and so do those
    with another reader.
 3. It is stored with -128 * sum_k w[k, n], the initial value of a kernel's sums, which subtracts the zero point.
@@ -19,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.cpu.fuse_rows import GEGLU, SCALE_ADD, SWIGLU, scaled_product
+from rexit.exporter.graph.cpu.fuse_rows import ADD_LAYER_NORM, GEGLU, GELU, SCALE_ADD, SWIGLU, scaled_product
 from rexit.exporter.graph.cpu.quantized_weights import ZERO_POINT
 from rexit.exporter.graph.passes import (
     APPROXIMATE,
@@ -31,7 +33,9 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
+    is_constant,
     parameters,
+    producer,
     replace,
 )
 
@@ -43,6 +47,10 @@ MULTIPLY_SWIGLU = "MultiplySwiGLUQuantizeRows"
 """Inputs quantized and its scale, then weight, column scales and offsets of gate, and of up; outputs like QuantizeRows."""
 MULTIPLY_GEGLU = "MultiplyGeGLUQuantizeRows"
 """As MultiplySwiGLUQuantizeRows; attribute approximate, as Gelu's."""
+MULTIPLY_GELU = "MultiplyGELUQuantizeRows"
+"""Inputs as MultiplyRows, bias [N] and factor [N]; attribute approximate, as Gelu's; outputs like QuantizeRows."""
+MULTIPLY_ADD_LAYER_NORM = "MultiplyAddLayerNormQuantizeRows"
+"""Inputs as MultiplyRows, bias [N], then as AddLayerNormQuantizeRows from the residual on; attribute and outputs as its."""
 COLUMNS, DEPTH = 16, 4
 
 
@@ -52,6 +60,9 @@ def pack_weights(model: ir.Model) -> ir.Model:
     weights: dict[ir.Value, list[ir.Value]] = {}
     for node in list(graph):
         if (fused := _fused(graph, node, weights)) is not None:
+            replace(graph, node, [fused])
+    for node in list(graph):
+        if (fused := _fused_with_bias(node)) is not None:
             replace(graph, node, [fused])
     define_called(model, DEFINITIONS)
     return model
@@ -87,6 +98,21 @@ def _fused(graph: ir.Graph, node: ir.Node, weights: dict[ir.Value, list[ir.Value
             name = MULTIPLY_SWIGLU if node.op_type == SWIGLU else MULTIPLY_GEGLU
             return call(name, [products[0].quantized, scale, *packed], outputs=2, **attributes)
     return None
+
+
+def _fused_with_bias(node: ir.Node) -> ir.Node | None:
+    """What a GELUQuantizeRows or AddLayerNormQuantizeRows becomes, by rule 1."""
+    if node.domain != DOMAIN or node.op_type not in (GELU, ADD_LAYER_NORM):
+        return None
+    x, *others = node.inputs
+    product = producer(x, MULTIPLY_ADD, reads=1, domain=DOMAIN)
+    bias = product.inputs[-1] if product is not None else None
+    if product is None or bias is None or not is_constant(bias) or len(bias.shape or ()) != 1:
+        return None
+    inputs = [value for value in (*product.inputs, *others) if value is not None]
+    if node.op_type == GELU:
+        return call(MULTIPLY_GELU, inputs, outputs=2, approximate=node.attributes.get_string(APPROXIMATE))
+    return call(MULTIPLY_ADD_LAYER_NORM, inputs, outputs=3, epsilon=node.attributes.get_float("epsilon"))
 
 
 def _product_of(value: ir.Value) -> _Product | None:
@@ -141,9 +167,30 @@ def define_multiply(model: ir.Model) -> None:
 def define_multiply_add(model: ir.Model) -> None:
     """MultiplyAddRows."""
     body, inputs = Body(), parameters("quantized", "scale", "weight", "columns", "offsets", "residual")
-    quantized, scale, weight, columns, _, residual = inputs
-    product = _product(body, quantized, weight, columns)
-    define(model, MULTIPLY_ADD, inputs, body, [body.add(SCALE_ADD, product, scale, residual, domain=DOMAIN)])
+    define(model, MULTIPLY_ADD, inputs, body, [_multiply_add(body, inputs)])
+
+
+def define_multiply_gelu(model: ir.Model) -> None:
+    """MultiplyGELUQuantizeRows."""
+    body, inputs = Body(), parameters("quantized", "scale", "weight", "columns", "offsets", "bias", "factor")
+    passed = {APPROXIMATE: argument(APPROXIMATE, APPROXIMATE, ir.AttributeType.STRING)}
+    quantized = body.node(GELU, _multiply_add(body, inputs[:6]), inputs[6], domain=DOMAIN, outputs=2, **passed)
+    define(model, MULTIPLY_GELU, inputs, body, quantized.outputs, [APPROXIMATE])
+
+
+def define_multiply_add_layer_norm(model: ir.Model) -> None:
+    """MultiplyAddLayerNormQuantizeRows."""
+    names = ("quantized", "scale", "weight", "columns", "offsets", "bias", "residual", "norm_weight", "norm_bias", "factor")
+    body, inputs = Body(), parameters(*names)
+    passed = {"epsilon": argument("epsilon", "epsilon")}
+    normed = body.node(ADD_LAYER_NORM, _multiply_add(body, inputs[:6]), *inputs[6:], domain=DOMAIN, outputs=3, **passed)
+    define(model, MULTIPLY_ADD_LAYER_NORM, inputs, body, normed.outputs, ["epsilon"])
+
+
+def _multiply_add(body: Body, inputs: list[ir.Value]) -> ir.Value:
+    """What MultiplyAddRows computes."""
+    quantized, scale, weight, columns, _, bias = inputs
+    return body.add(SCALE_ADD, _product(body, quantized, weight, columns), scale, bias, domain=DOMAIN)
 
 
 def define_swiglu(model: ir.Model) -> None:
@@ -170,4 +217,6 @@ DEFINITIONS = {
     MULTIPLY_ADD: define_multiply_add,
     MULTIPLY_SWIGLU: define_swiglu,
     MULTIPLY_GEGLU: define_geglu,
+    MULTIPLY_GELU: define_multiply_gelu,
+    MULTIPLY_ADD_LAYER_NORM: define_multiply_add_layer_norm,
 }

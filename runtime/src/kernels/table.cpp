@@ -53,9 +53,9 @@ Support detect() {
   const bool avx2 = has(b, bit_AVX2), more = a >= 1;
   const bool avx512 = avx2 && has(saved, zmm) && has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
   constexpr unsigned avx512_vnni = 1u << 11, avx512_bf16 = 1u << 5;
-  constexpr unsigned amx_tile_and_int8 = 3u << 24;
-  const bool vnni = avx512 && has(c, avx512_vnni), amx = vnni && has(d, amx_tile_and_int8) && may_use_tiles(saved);
-  return {avx2, avx512, vnni, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16), amx};
+  constexpr unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
+  const bool vnni = avx512 && has(c, avx512_vnni), tiles = vnni && has(d, amx) && may_use_tiles(saved);
+  return {avx2, avx512, vnni, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16), tiles};
 }
 #endif
 
@@ -92,7 +92,7 @@ const std::vector<const Table*>& tables() {
     const Support support = detect();
     static const Table wide = extended(avx512_table, nullptr, support.vnni ? &avx512_int8 : nullptr);
     static const Table wide_with_pairs = extended(wide, &avx512_pairs, wide.int8);
-    static const Table wide_with_tiles = extended(wide_with_pairs, wide_with_pairs.pairs, &avx512_amx_int8);
+    static const Table wide_with_tiles = extended(wide, &avx512_amx_pairs, &avx512_amx_int8);
     if (support.bfloat16 && support.amx) tables.push_back(&wide_with_tiles);
     if (support.bfloat16) tables.push_back(&wide_with_pairs);
     if (support.avx512) tables.push_back(&wide);

@@ -47,7 +47,7 @@ struct Int8ProductTable {
 extern const Table baseline_table;
 #if defined(__x86_64__)
 extern const Table avx2_table, avx512_table;
-extern const PairTable avx512_pairs;
+extern const PairTable avx512_pairs, avx512_amx_pairs;
 extern const Int8ProductTable avx512_int8, avx512_amx_int8;
 #elif defined(__aarch64__)
 extern const PairTable neon_pairs;

@@ -25,6 +25,14 @@ void run_guarded(void* data, std::size_t i) {
   }
 }
 
+// At least `count` floats from a cache line on.
+float* aligned(std::vector<float>& memory, std::size_t count) {
+  constexpr std::size_t line = cache_line / sizeof(float);
+  if (memory.size() < count + line) memory.resize(count + line);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (cache_line - address % cache_line) % cache_line / sizeof(float);
+}
+
 }  // namespace
 
 void Threads::run(Function function, std::size_t count, void* data) const {
@@ -35,10 +43,12 @@ void Threads::run(Function function, std::size_t count, void* data) const {
 
 float* scratch_floats(std::size_t count) {
   static thread_local std::vector<float> memory;
-  constexpr std::size_t line = cache_line / sizeof(float);
-  if (memory.size() < count + line) memory.resize(count + line);
-  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
-  return memory.data() + (cache_line - address % cache_line) % cache_line / sizeof(float);
+  return aligned(memory, count);
+}
+
+float* block_floats(std::size_t count) {
+  static thread_local std::vector<float> memory;
+  return aligned(memory, count);
 }
 
 const float** scratch_rows(std::size_t count) {

@@ -40,6 +40,7 @@ constexpr std::size_t cache_line = 64;
 
 // Memory for at least `count` elements, valid until this thread's next call of the same function. Floats start at a cache line.
 float* scratch_floats(std::size_t count);
+float* block_floats(std::size_t count);  // for a task whose parts use the other two
 const float** scratch_rows(std::size_t count);
 
 }  // namespace rexit::core::kernels

@@ -241,6 +241,12 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
     inside = (gate / (1 + np.exp(-gate.astype(np.float64))) * up).astype(np.float32)
     operands = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
     adding = (fuse_rows.define_scale_add, pack_weights.define_multiply_add)
+    bias, factor, weight, shift = random.standard_normal((4, columns)).astype(np.float32)
+    biased = gate + bias
+    summed = biased.astype(np.float64) + residual
+    apart = summed - summed.mean(-1, keepdims=True)
+    normed = (apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-3) * weight + shift).astype(np.float32)
+    norms: Arrays = {"residual": residual, "norm_weight": weight, "norm_bias": shift, "factor": factor}
     return [
         _call("MultiplyRows", operands, {"out": gate}, pack_weights.define_multiply),
         _call("MultiplyAddRows", operands | {"residual": residual}, {"out": gate + residual}, *adding),
@@ -256,6 +262,19 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
             feed,
             quantize_rows(inside),
             *(define_quantize_rows, fuse_rows.define_swiglu, pack_weights.define_swiglu),
+        ),
+        _call(
+            'MultiplyGELUQuantizeRows <approximate = "none">',
+            operands | {"bias": bias, "factor": factor},
+            quantize_rows(_gelu(biased, "none") * factor),
+            *(define_quantize_rows, fuse_rows.define_scale_add, fuse_rows.define_gelu, pack_weights.define_multiply_gelu),
+        ),
+        _call(
+            f"MultiplyAddLayerNormQuantizeRows {EPSILON}",
+            operands | {"bias": bias} | norms,
+            {"normed": normed, **quantize_rows(normed * factor)},
+            *(define_quantize_rows, fuse_rows.define_scale_add, fuse_rows.define_add_layer_norm),
+            pack_weights.define_multiply_add_layer_norm,
         ),
     ]
 

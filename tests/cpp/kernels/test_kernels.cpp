@@ -242,6 +242,41 @@ TEST(SlateAttention, HoldsLargeScores) {
   for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, As::floats, 1e-3);
 }
 
+// In bfloat16 to the bit, also where what lies around it is no number. Blocks and tiles are cut elsewhere then.
+TEST(SlateAttention, OfAnEncoderDoesNotDependOnOtherCandidates) {
+  constexpr std::size_t heads = 2, dim = 32;
+  for (const Table* with : tables()) {
+    if (with->pairs == nullptr) continue;
+    for (const std::size_t own : {1u, 7u, 16u, 33u, 70u, 200u})
+      for (const std::size_t before : {0u, 1u, 5u, 40u, 47u}) {
+        const std::size_t after = 9, tokens = before + own + after;
+        const std::vector<std::int64_t> alone(own);
+        std::vector<std::int64_t> groups(tokens, 1);
+        std::fill(groups.begin() + static_cast<std::ptrdiff_t>(before), groups.end() - static_cast<std::ptrdiff_t>(after), 0);
+        const auto query = normal(heads * own * dim), key = normal(query.size()), value = normal(query.size());
+        const auto among = [&](const std::vector<float>& numbers) {
+          std::vector<float> all(heads * tokens * dim, NAN);
+          for (std::size_t head = 0; head < heads; ++head)
+            std::copy_n(numbers.data() + head * own * dim, own * dim, all.data() + (head * tokens + before) * dim);
+          return all;
+        };
+        std::vector<float> expected(query.size()), out(heads * tokens * dim);
+        attend({query.data(), key.data(), value.data(), nullptr, nullptr, alone.data(), expected.data(), heads, heads, own, 0,
+                dim, 0.2F, true, 1000},
+               Serial{}, *with);
+        const auto queries = among(query), keys = among(key), values = among(value);
+        attend({queries.data(), keys.data(), values.data(), nullptr, nullptr, groups.data(), out.data(), heads, heads, tokens, 0,
+                dim, 0.2F, true, 1000},
+               Serial{}, *with);
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+          const std::size_t head = i / (own * dim);
+          ASSERT_EQ(out[(head * tokens + before) * dim + i - head * own * dim], expected[i])
+              << name_of(*with) << ", " << own << " tokens behind " << before << ", " << i;
+        }
+      }
+  }
+}
+
 std::vector<std::pair<std::uintptr_t, std::size_t>> layouts;  // address and columns of the keys, in each call
 
 // A vector that crosses two cache lines takes two loads, and with a multiple of 4096 bytes a column's numbers share a cache set.
@@ -710,6 +745,31 @@ TEST_P(Int8Products, AreGatedAndQuantizedAsApart) {
       EXPECT_EQ(values, unfused_values);
       EXPECT_EQ(out_scales, unfused_scales);
     }
+  }
+}
+
+// Also where the block's last rows are in no whole tile, and blocks are in no whole task.
+TEST_P(Int8Products, AreActivatedOrNormedAsApart) {
+  const std::vector<float> bias = normal(columns), factor = normal(columns), norm_weight = normal(columns);
+  for (const Table* with : tables_with_int8()) {
+    std::vector<float> y(rows * columns), scales_apart(rows), out_scales(rows), normed_apart(y.size()), normed(y.size());
+    std::vector<std::uint8_t> apart(y.size()), values(y.size());
+    const QuantizedRows expected{apart.data(), scales_apart.data(), rows, columns};
+    const QuantizedRows out{values.data(), out_scales.data(), rows, columns};
+    multiply_rows(input, weight, columns, {bias.data(), 0}, y.data(), Serial{}, *with);
+    for (const Activation activation : activations) {
+      activate_quantize_rows(activation, y.data(), factor.data(), expected, Serial{}, *with);
+      multiply_activate_quantize_rows(activation, input, weight, bias.data(), factor.data(), out, TwoThreads{}, *with);
+      EXPECT_EQ(values, apart);
+      EXPECT_EQ(out_scales, scales_apart);
+    }
+    LayerNorm norm{y.data(), residual.data(), norm_weight.data(), bias.data(), factor.data(), 1e-5F, normed_apart.data()};
+    layer_norm_quantize_rows(norm, expected, Serial{}, *with);
+    norm.y = normed.data();
+    multiply_layer_norm_quantize_rows(input, weight, bias.data(), norm, out, TwoThreads{}, *with);
+    EXPECT_EQ(values, apart);
+    EXPECT_EQ(out_scales, scales_apart);
+    EXPECT_EQ(normed, normed_apart);
   }
 }
 

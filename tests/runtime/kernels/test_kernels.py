@@ -59,6 +59,9 @@ PRODUCTS = [
     f"{WEIGHT} number = rexit.MultiplyAddRows (q, s, w, c, o, c)",
     f"{WEIGHT} r, number = rexit.MultiplySwiGLUQuantizeRows (q, s, w, c, o, w, c, o)",
     f'{WEIGHT} r, number = rexit.MultiplyGeGLUQuantizeRows <approximate = "none"> (q, s, w, c, o, w, c, o)',
+    f'{WEIGHT} r, number = rexit.MultiplyGELUQuantizeRows <approximate = "tanh"> (q, s, w, c, o, c, c)',
+    f"{WEIGHT} p = rexit.MultiplyRows (q, s, w, c, o) \n"
+    "number, r, t = rexit.MultiplyAddLayerNormQuantizeRows <epsilon = 0.1> (q, s, w, c, o, c, p, c, c, c)",
 ]
 CPU = Path("/proc/cpuinfo")
 HAS_PRODUCTS = CPU.exists() and "avx512_vnni" in CPU.read_text()
@@ -137,6 +140,13 @@ REFUSED_PRODUCTS = {
     "MultiplyRows: expected a scale and an offset per column": f"{WEIGHT} n = Concat <axis = 0> (o, o) \n"
     "number = rexit.MultiplyRows (q, s, w, c, n)",
     "MultiplyAddRows: the shapes of product and residual": f"{WEIGHT} number = rexit.MultiplyAddRows (q, s, w, c, o, s)",
+    "MultiplyGELUQuantizeRows: expected a number per column": f"{WEIGHT} n = Concat <axis = 0> (c, c) \n"
+    'r, number = rexit.MultiplyGELUQuantizeRows <approximate = "none"> (q, s, w, c, o, n, c)',
+    "MultiplyAddLayerNormQuantizeRows: the shapes of product and residual": f"{WEIGHT}"
+    "number, r, t = rexit.MultiplyAddLayerNormQuantizeRows <epsilon = 0.1> (q, s, w, c, o, c, s, c, c, c)",
+    "MultiplyAddLayerNormQuantizeRows: expected a number per column": f"{WEIGHT} p = rexit.MultiplyRows (q, s, w, c, o) \n"
+    "n = Concat <axis = 0> (c, c) \n"
+    "number, r, t = rexit.MultiplyAddLayerNormQuantizeRows <epsilon = 0.1> (q, s, w, c, o, c, p, c, c, n)",
     "MultiplySwiGLUQuantizeRows: expected a weight": f"{WEIGHT} v = Concat <axis = 1> (w, w) \n"
     "r, number = rexit.MultiplySwiGLUQuantizeRows (q, s, w, c, o, v, c, o)",
 }

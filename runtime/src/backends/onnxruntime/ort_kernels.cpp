@@ -426,6 +426,48 @@ struct MultiplyGatedQuantizeRowsKernel : ProductKernel<2>, Activated<gelu> {
   }
 };
 
+// Further inputs: bias and factor.
+struct MultiplyGeluQuantizeRowsKernel : ProductKernel<1>, Activated<true> {
+  static constexpr const char* name = "MultiplyGELUQuantizeRows";
+  static constexpr std::size_t inputs = ProductKernel::inputs + 2;
+
+  using Activated::Activated;
+
+  void compute(const Call& call) const {
+    const Operands operands = read(call);
+    kernels::multiply_activate_quantize_rows(
+        activation, operands.x, operands.weight[0], per_column(call, ProductKernel::inputs, operands.shape),
+        per_column(call, ProductKernel::inputs + 1, operands.shape), call.quantized(operands.shape), call);
+  }
+};
+
+// Further inputs: bias, then as AddLayerNormQuantizeRows from the residual on; outputs as its.
+struct MultiplyLayerNormQuantizeRowsKernel : ProductKernel<1> {
+  static constexpr const char* name = "MultiplyAddLayerNormQuantizeRows";
+  static constexpr std::size_t first = ProductKernel::inputs, inputs = first + 5, outputs = 3;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
+    return index == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+
+  explicit MultiplyLayerNormQuantizeRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
+
+  void compute(const Call& call) const {
+    const Operands operands = read(call);
+    const Tensor& y = operands.shape;
+    const kernels::LayerNorm norm{nullptr,
+                                  residual(call, first + 1, y),
+                                  per_column(call, first + 2, y),
+                                  per_column(call, first + 3, y),
+                                  per_column(call, first + 4, y),
+                                  epsilon,
+                                  call.output<float>(0, y)};
+    kernels::multiply_layer_norm_quantize_rows(operands.x, operands.weight[0], per_column(call, first, y), norm,
+                                               call.quantized(y, 1), call);
+  }
+
+  float epsilon;
+};
+
 // Exceptions must not reach ONNX Runtime's C code.
 template <class Function>
 OrtStatusPtr status_of(const char* name, const Function& function) {
@@ -484,7 +526,8 @@ const Ort::CustomOpDomain& make_domain() {
   // Without them ONNX Runtime expands their functions.
   if (kernels::table().int8 != nullptr)
     add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplyGatedQuantizeRowsKernel<false>,
-                  MultiplyGatedQuantizeRowsKernel<true>>(domain);
+                  MultiplyGatedQuantizeRowsKernel<true>, MultiplyGeluQuantizeRowsKernel, MultiplyLayerNormQuantizeRowsKernel>(
+        domain);
   return domain;
 }
 

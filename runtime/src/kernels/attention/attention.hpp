@@ -224,9 +224,11 @@ REXIT_INLINE void pack(const AttentionWork& work, std::size_t i) {
 //   sums      number     of the shares
 //   copies    [copied]   the query as the products read it, if that is not the caller's
 //   queries, prefix_shares, candidate_shares: pointers, as multiply() takes its rows
+//
+// Behind the block's rows the arrays have spare ones, which products of whole tiles read and write.
 template <int W, class Operands>
 struct BlockMemory {
-  std::size_t stride, width, copied;
+  std::size_t stride, width, copied, memory_rows;
   float *scores, *mixed, *sums, *copies;
   const float **queries, **prefix_shares, **candidate_shares;
 
@@ -234,10 +236,11 @@ struct BlockMemory {
       : stride(round_up(work.attention.prefix + round_up(block.max_visible(work), W), Operands::step)),
         width(round_up(work.attention.dim, W)),
         copied(Operands::copied(work.attention)),
-        scores(scratch_floats(block.rows * (stride + width + 1 + copied))),
-        mixed(scores + block.rows * stride),
-        sums(mixed + block.rows * width),
-        copies(sums + block.rows),
+        memory_rows(block.rows + Operands::spare_rows),
+        scores(scratch_floats(memory_rows * (stride + width + 1 + copied))),
+        mixed(scores + memory_rows * stride),
+        sums(mixed + memory_rows * width),
+        copies(sums + memory_rows),
         queries(scratch_rows(3 * block.rows)),
         prefix_shares(queries + block.rows),
         candidate_shares(prefix_shares + block.rows) {
@@ -252,19 +255,18 @@ struct BlockMemory {
 // Fills `scores` with shares, and `sums`.
 template <int W, int V, class Operands>
 REXIT_INLINE void compute_shares(const AttentionWork& work, const AttentionBlock& block, const BlockMemory<W, Operands>& memory) {
-  using Product = typename Operands::Product;
   const std::size_t prefix = work.attention.prefix, depth = Operands::depth(work.attention.dim), stride = memory.stride;
   const float* keys = work.keys + block.head * depth * work.columns;
   // In whole vectors: the scores after the prefix are overwritten below.
   if (prefix != 0)
-    multiply<W, V, Product>(memory.queries, block.rows, keys, work.columns, depth, round_up(prefix, W), memory.scores, stride,
-                            false);
+    Operands::template multiply<V>(memory.queries, memory.copied, block.rows, keys, work.columns, depth, round_up(prefix, W),
+                                   memory.scores, stride, false);
   for_each_candidate(work, block,
                      [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
                        const std::size_t columns = round_up(last - first, W);
                        float* scores = memory.scores + row * stride;
-                       multiply<W, V, Product>(memory.queries + row, count, keys + prefix + first, work.columns, depth, columns,
-                                               scores + prefix, stride, false);
+                       Operands::template multiply<V>(memory.queries + row, memory.copied, count, keys + prefix + first,
+                                                      work.columns, depth, columns, scores + prefix, stride, false);
                        const std::size_t window = work.attention.window;
                        for (std::size_t r = row; r < row + count; ++r, scores += stride) {
                          const std::size_t place = block.token(r) - first;
@@ -279,18 +281,18 @@ REXIT_INLINE void compute_shares(const AttentionWork& work, const AttentionBlock
 // Fills `mixed`.
 template <int W, int V, class Operands>
 REXIT_INLINE void mix_values(const AttentionWork& work, const AttentionBlock& block, const BlockMemory<W, Operands>& memory) {
-  using Product = typename Operands::Product;
   const SlateAttention& attention = work.attention;
   const std::size_t dim = attention.dim, width = memory.width, past_rows = Operands::past_rows(attention.prefix);
   const float* past_values =
       (work.past_values != nullptr ? work.past_values : attention.past_value.floats) + block.head * past_rows * dim;
   const float* values = (work.values != nullptr ? work.values : attention.value.floats) + block.head * attention.tokens * dim;
-  multiply<W, V, Product>(memory.prefix_shares, block.rows, past_values, dim, past_rows, dim, memory.mixed, width, false);
+  Operands::template multiply<V>(memory.prefix_shares, memory.stride, block.rows, past_values, dim, past_rows, dim, memory.mixed,
+                                 width, false);
   for_each_candidate(
       work, block, [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
-        multiply<W, V, Product>(memory.candidate_shares + row, count, values + Operands::first_row(work, first) * dim, dim,
-                                Operands::candidate_rows(attention.prefix, last - first), dim, memory.mixed + row * width, width,
-                                true);
+        Operands::template multiply<V>(
+            memory.candidate_shares + row, memory.stride, count, values + Operands::first_row(work, first) * dim, dim,
+            Operands::candidate_rows(attention.prefix, last - first), dim, memory.mixed + row * width, width, true);
       });
 }
 
@@ -307,11 +309,24 @@ REXIT_INLINE void attend_tokens(const AttentionWork& work, std::size_t task) {
   }
 }
 
+// Products by vectors.
+template <int W, class Product>
+struct VectorProducts {
+  static constexpr std::size_t spare_rows = 0;
+
+  // As kernels::multiply(). a_step: from a row to the next, in floats, if the rows are of BlockMemory.
+  template <int V>
+  static REXIT_INLINE void multiply(const float* const* a, std::size_t /*a_step*/, std::size_t rows, const float* b,
+                                    std::size_t b_stride, std::size_t k, std::size_t n, float* c, std::size_t c_stride,
+                                    bool add) {
+    kernels::multiply<W, V, Product>(a, rows, b, b_stride, k, n, c, c_stride, add);
+  }
+};
+
 // Products of floats; with SlateAttention::bfloat16 of floats rounded to it.
 template <int W>
-struct FloatOperands {
+struct FloatOperands : VectorProducts<W, FloatProduct<W>> {
   using L = Lanes<W>;
-  using Product = FloatProduct<W>;
   static constexpr std::size_t step = W;  // scores are stored in multiples of it
   static constexpr float lowest = -FLT_MAX;
 
@@ -467,7 +482,7 @@ REXIT_INLINE void pack_pairs(const AttentionWork& work, std::size_t i) {
 
 // Products of pairs; they need an even dim >= 2 * W. See FloatOperands.
 template <int W>
-struct PairOperands {
+struct PairOperands : VectorProducts<W, Bfloat16Pairs<W>> {
   using L = Lanes<W>;
   using Product = Bfloat16Pairs<W>;
   static constexpr std::size_t step = 2 * W;

@@ -1,5 +1,7 @@
 #include "kernels/products/int8_products.hpp"
 
+#include <algorithm>
+
 #include "base/checked.hpp"
 #include "kernels/products/int8_product_block.hpp"
 #include "kernels/rows/row_block.hpp"
@@ -11,6 +13,43 @@ void run_products(Threads::Function task, Int8ProductWork work, std::size_t pane
   work.block_rows = rows;
   work.row_blocks = ceil_div(work.x.rows, rows);
   threads.run(task, ceil_div(work.columns, panel) * work.row_blocks, &work);
+}
+
+// A product and what reads its rows, block by block, so that the floats between them stay in a core's private cache.
+struct BlockedWork {
+  Int8ProductWork product;
+  RowWork rows;  // `x` is the product
+  Threads::Function multiply, finish;
+  std::size_t block;  // rows
+};
+
+void run_block(void* data, std::size_t i) {
+  const BlockedWork& work = *static_cast<const BlockedWork*>(data);
+  const std::size_t begin = i * work.block, count = std::min(work.block, work.rows.rows - begin), at = begin * work.rows.width;
+  Int8ProductWork product = work.product;
+  product.x.values += begin * product.x.width;
+  product.x.scales += begin;
+  product.x.rows = product.block_rows = count;
+  product.row_blocks = 1;
+  product.out = block_floats(count * work.rows.width);
+  for (std::size_t panel = 0; panel < ceil_div(product.columns, int8_columns); ++panel) work.multiply(&product, panel);
+  RowWork rows = work.rows;
+  rows.x = product.out;
+  rows.rows = count;
+  rows.quantized.values += at;
+  rows.quantized.scales += begin;
+  if (rows.other != nullptr) rows.other += at;
+  if (rows.out != nullptr) rows.out += at;
+  for (std::size_t task = 0; task < ceil_div(count, task_rows); ++task) work.finish(&rows, task);
+}
+
+void run_blocks(const QuantizedInput& x, const PackedWeight& weight, const float* bias, const RowWork& rows,
+                Threads::Function finish, const Threads& threads, const Table& with) {
+  // Some tasks also for few rows, of whole tiles.
+  constexpr std::size_t tasks = 8, step = 16, most = 64;
+  const std::size_t block = std::min(most, round_up(std::max<std::size_t>(1, ceil_div(rows.rows, tasks)), step));
+  BlockedWork work{{x, weight, {}, {bias, 0}, nullptr, rows.width, 0, 0}, rows, with.int8->multiply, finish, block};
+  threads.run(run_block, ceil_div(rows.rows, block), &work);
 }
 
 }  // namespace
@@ -28,6 +67,24 @@ void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x
   run_products(with.int8->multiply_gated[static_cast<std::size_t>(activation)], {x, gate, up, {}, gated, out.width, 0, 0},
                int8_columns / 2, with.int8->rows, threads);
   quantize_rows(gated, out, threads, with);
+}
+
+void multiply_activate_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& weight,
+                                     const float* bias, const float* factor, const QuantizedRows& out, const Threads& threads,
+                                     const Table& with) {
+  RowWork rows{nullptr, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width};
+  rows.activation = activation;
+  rows.factor = factor;
+  run_blocks(x, weight, bias, rows, with.activate_quantize, threads, with);
+}
+
+void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeight& weight, const float* bias,
+                                       const LayerNorm& norm, const QuantizedRows& out, const Threads& threads,
+                                       const Table& with) {
+  RowWork rows{nullptr, norm.residual, norm.weight, norm.epsilon, out, norm.y, nullptr, out.rows, out.width};
+  rows.bias = norm.bias;
+  rows.factor = norm.factor;
+  run_blocks(x, weight, bias, rows, with.layer_norm_quantize, threads, with);
 }
 
 }  // namespace rexit::core::kernels

@@ -38,5 +38,13 @@ void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::siz
 void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& gate,
                                   const PackedWeight& up, const QuantizedRows& out, const Threads& threads,
                                   const Table& with = table());
+// Quantizes activation(y + bias) * factor; bias and factor [columns], columns is out.width.
+void multiply_activate_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& weight,
+                                     const float* bias, const float* factor, const QuantizedRows& out, const Threads& threads,
+                                     const Table& with = table());
+// As layer_norm_quantize_rows of y + bias in place of norm.x.
+void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeight& weight, const float* bias,
+                                       const LayerNorm& norm, const QuantizedRows& out, const Threads& threads,
+                                       const Table& with = table());
 
 }  // namespace rexit::core::kernels

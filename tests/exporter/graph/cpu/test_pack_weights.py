@@ -9,8 +9,17 @@ import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import assert_same, count, graph, weight, with_outlier
-from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
-from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_GEGLU, MULTIPLY_SWIGLU, pack, pack_weights
+from rexit.exporter.graph.cpu.fuse_rows import ADD_LAYER_NORM, fuse_rows
+from rexit.exporter.graph.cpu.pack_weights import (
+    MULTIPLY,
+    MULTIPLY_ADD,
+    MULTIPLY_ADD_LAYER_NORM,
+    MULTIPLY_GEGLU,
+    MULTIPLY_GELU,
+    MULTIPLY_SWIGLU,
+    pack,
+    pack_weights,
+)
 from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
 from rexit.exporter.graph.passes import tidy
 
@@ -47,6 +56,43 @@ def test_a_block_in_three_products_with_the_same_numbers(text: str, gated: str, 
     assert [nodes[name] for name in (MULTIPLY, MULTIPLY_ADD, gated)] == [1, 1, 1]
     assert not nodes["MatMulIntegerToFloat"] and not nodes["Mul"]
     assert_same(_fused(text=text), model, {"x": with_outlier(7, K)}, tmp_path)
+
+
+ENCODER = """
+segment (float[1, T, 64] x) => (float[1, T, 64] z) {
+  first = LayerNormalization <axis = -1, epsilon = 0.001> (x, weight, bias)
+  product = MatMul(first, w_up)
+  inner = Add(product, inner_bias)
+  active = Gelu(inner)
+  projected = MatMul(active, w_down)
+  down = Add(projected, bias)
+  mixed = Add(down, first)
+  normed = LayerNormalization <axis = -1, epsilon = 0.001> (mixed, weight, bias)
+  y = MatMul(normed, w_last)
+  z = Add(y, normed)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("", ""), [1, 1, 1, 0]),  # the last product is added to the norm
+        (("=> (float[1, T, 64] z)", "=> (float[1, T, 64] z, float[1, T, 64] down)"), [1, 0, 2, 1]),
+        (("Add(projected, bias)", "Add(projected, x)"), [1, 0, 2, 1]),  # no bias
+        (("Add(product, inner_bias)", "Relu(product)"), [0, 1, 1, 0]),
+    ],
+)
+def test_a_product_and_its_bias_with_what_reads_them(change: tuple[str, str], expected: list[int], tmp_path: Path) -> None:
+    constants = {"w_up": weight(K, 48), "w_down": weight(48, K, 2), "w_last": weight(K, K, 3), "weight": weight(1, K, 4)[0]}
+    constants |= {"bias": weight(1, K, 5)[0], "inner_bias": weight(1, 48, 6)[0]}
+
+    def fused() -> ir.Model:
+        return tidy(fuse_rows(quantize_linear_int8(graph(ENCODER.replace(*change), constants))))
+
+    model = tidy(pack_weights(fused()))
+    nodes = count(model)
+    assert [nodes[name] for name in (MULTIPLY_GELU, MULTIPLY_ADD_LAYER_NORM, MULTIPLY_ADD, ADD_LAYER_NORM)] == expected
+    assert_same(fused(), model, {"x": with_outlier(7, K)}, tmp_path)
 
 
 def test_no_weight_is_stored_twice() -> None:
