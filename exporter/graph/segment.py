@@ -33,7 +33,7 @@ class SegmentModule(nn.Module):
         self.begin, self.end = begin, end
         self.last = end == len(decoder.layers)
         self.kv_heads, self.head_dim, self.hidden_size = decoder.kv_heads, decoder.head_dim, decoder.hidden_size
-        self.vocab_size = decoder.vocab_size
+        self.vocab_size, self.causal = decoder.vocab_size, decoder.causal
         self.norm, self.projection = heads.norms[k], heads.projections[k]
         self._entry, self._decoder = _Entry(), decoder
         self._own_head = heads.is_own(k)
@@ -58,8 +58,8 @@ class SegmentModule(nn.Module):
             past_keys, past_values: [kv_heads, P, head_dim], by layer of the segment.
 
         Returns:
-            hidden [T, H] (not in the last segment), logits float32 [N, 2K], the new keys by layer, the new values by layer,
-            [kv_heads, T, head_dim].
+            hidden [T, H] (not in the last segment), logits float32 [N, 2K], and in a decoder the new keys by layer and the new
+            values by layer, [kv_heads, T, head_dim]: nothing comes behind an encoder's tokens.
         """
         return self._run(x, None, positions, groups, rows, past_keys, past_values)
 
@@ -81,11 +81,11 @@ class SegmentModule(nn.Module):
         tokens, prefix = x.shape[0], past_keys[0].shape[1]
         index = torch.arange(tokens)
         own = groups[:, None] == groups[None]
-        if self._decoder.causal:
+        if self.causal:
             own = own & (index[None] <= index[:, None])
         visible = torch.cat([torch.ones(tokens, prefix, dtype=torch.bool), own], 1)
         distance = positions[:, None] - torch.cat([torch.arange(prefix), positions])[None]
-        distance = distance if self._decoder.causal else distance.abs()
+        distance = distance if self.causal else distance.abs()
         layers = range(self.begin, self.end)
         past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
         inputs = self._inputs(x, positions, vectors)
@@ -96,7 +96,7 @@ class SegmentModule(nn.Module):
         finally:
             self._entry.hidden = None
         logits = self.projection(self.norm(self._decoder.pooled(hidden, rows, positions, self._own_head).float()))
-        new = [call.new[n][part][0] for part in (0, 1) for n in layers]
+        new = [call.new[n][part][0] for part in (0, 1) for n in layers] if self.causal else []
         return (logits, *new) if self.last else (hidden, logits, *new)
 
 

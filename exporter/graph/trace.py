@@ -151,6 +151,7 @@ def _name_transposed(model: ir.Model, segment: SegmentModule) -> None:
 def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
     """The description of segment k for variant.json."""
     layers = range(segment.begin, segment.end)
+    cached = layers if segment.causal else range(0)
     entry = "hidden" if segment.begin else "tokens"
     return bundle.Segment(
         graph=f"segment-{k}.onnx",
@@ -168,8 +169,8 @@ def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
         outputs={
             **({} if segment.last else {"hidden": "hidden"}),
             "logits": "logits",
-            "new_keys": [f"new_key_{n}" for n in layers],
-            "new_values": [f"new_value_{n}" for n in layers],
+            "new_keys": [f"new_key_{n}" for n in cached],
+            "new_values": [f"new_value_{n}" for n in cached],
         },
     )
 

@@ -61,6 +61,10 @@ KERNELS = """
     seen_half = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, half_k, half_v, owner)
     both_sides = rexit.SlateAttention <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
     rounded_sides = rexit.SlateAttentionBFloat16 <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
+    q_tokens = Transpose <perm = [0, 2, 1, 3]> (q1) \n k_tokens = Transpose <perm = [0, 2, 1, 3]> (k1)
+    by_token = rexit.EncoderAttention <scale = 0.35, window = 3.0> (q_tokens, k_tokens, k_tokens, owner)
+    rounded_token = rexit.EncoderAttentionBFloat16 <scale = 0.35, window = 3.0> (q_tokens, k_tokens, k_tokens, owner)
+    both_tokens = Sum (by_token, rounded_token)
     weight = ReduceMax <keepdims = 0, axes = [0]> (state)
     rows, scales = rexit.QuantizeRows (state)
     normed, normed_scales = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, weight)
@@ -102,10 +106,11 @@ KERNELS = """
     both = Concat <axis = 1> (of_rows, summed, third, added, inside_scales, half_scales)
     most_rows = ReduceMax <keepdims = 0> (both)
     seen_sides = Sum (both_sides, rounded_sides)
+    most_tokens = ReduceMax <keepdims = 0> (both_tokens)
     most_seen = ReduceMax <keepdims = 0> (seen)
     most_sides = ReduceMax <keepdims = 0> (seen_sides)
     most_half = ReduceMax <keepdims = 0> (seen_half)
-    number = Max (most_rows, most_seen, most_half, most_sides)"""
+    number = Max (most_rows, most_seen, most_half, most_sides, most_tokens)"""
 
 
 def put(name: str, contents: bytes | str) -> None:

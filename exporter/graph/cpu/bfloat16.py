@@ -12,13 +12,15 @@ All these are nodes of rexit's domain (`functions.py`).
 
 Attention, for a variant whose gate allows for it, after `half_cache`:
 
-1. SlateAttention becomes SlateAttentionBFloat16. Its function rounds queries, keys, values and the softmax's numerators; scores,
-   the softmax and all sums stay float32.
+1. SlateAttention becomes SlateAttentionBFloat16, EncoderAttention EncoderAttentionBFloat16. The function rounds queries, keys,
+   values and the softmax's numerators; scores, the softmax and all sums stay float32.
 2. The runtime's kernel multiplies pairs of bfloat16 where the processor can (AVX512-BF16, Armv8.6): twice as many products per
    instruction. Other processors round the same numbers and multiply floats, so that all agree.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
-from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
+from rexit.exporter.graph.cpu.slate_attention import ENCODER, NAME, define_encoder_attention, define_slate_attention
 from rexit.exporter.graph.linear_layers import by_input, layers_to_quantize
 from rexit.exporter.graph.passes import (
     DOMAIN,
@@ -165,18 +167,24 @@ DEFINITIONS = {
 
 ROUNDED = "SlateAttentionBFloat16"
 """Inputs, attribute and output as SlateAttention's."""
+ENCODER_ROUNDED = "EncoderAttentionBFloat16"
+"""The same as EncoderAttention's."""
 
 
 def bfloat16_attention(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
-    nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    if not nodes:
-        return model
-    for node in nodes:
+    rounded = {NAME: ROUNDED, ENCODER: ENCODER_ROUNDED}
+    for node in [node for node in model.graph if node.domain == DOMAIN and node.op_type in rounded]:
         inputs = [value for value in node.inputs if value is not None]
         attributes = {name: node.attributes.get_float(name) for name in node.attributes}
-        replace(model.graph, node, [call(ROUNDED, inputs, 1, **attributes)])
-    for function in [function for function in model.functions.values() if function.name == NAME]:
+        replace(model.graph, node, [call(rounded[node.op_type], inputs, 1, **attributes)])
+    for function in [function for function in model.functions.values() if function.name in rounded]:
         del model.functions[function.identifier()]
-    define_slate_attention(model, ROUNDED, rounded=True)
+    define_called(
+        model,
+        {
+            ROUNDED: partial(define_slate_attention, name=ROUNDED, rounded=True),
+            ENCODER_ROUNDED: partial(define_encoder_attention, name=ENCODER_ROUNDED, rounded=True),
+        },
+    )
     return model

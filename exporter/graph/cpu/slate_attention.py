@@ -16,6 +16,9 @@ The traced graph multiplies T queries with P + T keys and masks other candidates
 knows the rule computes only visible products (`runtime/src/kernels/attention/slate_attention.hpp`). The function's body is the
 masked Attention.
 
+An encoder's keys and values have no past, and no pass reads them again. Where they and the queries come with a token's heads side
+by side, and their reader takes them so, the node does too, and four transpositions of all numbers go.
+
 Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward`, without
 soft-capping and, in a decoder, without sliding window. Other nodes stay.
 """
@@ -34,6 +37,7 @@ from rexit.exporter.graph.passes import (
     call,
     constant,
     define,
+    define_called,
     is_constant,
     is_filled,
     parameters,
@@ -151,6 +155,10 @@ NAME = "SlateAttention"
 [T]; attributes scale and, in an encoder, window; output [1, heads, T, d]. Each group's tokens are contiguous. All float32; keys
 and values may be float16 (`rexit.exporter.graph.cpu.slate_attention`)."""
 
+ENCODER = "EncoderAttention"
+"""Inputs query [1, T, heads, d], key and value [1, T, kv_heads, d], groups int64 [T]; attributes scale and window; output [1, T,
+heads, d]. All float32. As SlateAttention with a window and no past."""
+
 NO_WINDOW = 1e7
 """The window of an encoder's layers without one."""
 
@@ -166,9 +174,32 @@ def slate_attention(model: ir.Model) -> ir.Model:
         assert isinstance(head_dim, int)
         scale = node.attributes.get_float("scale", head_dim**-0.5)
         replace(graph, node, [call(NAME, inputs, 1, scale=scale, **({} if window is None else {"window": window}))])
-    if matches:
-        define_slate_attention(model)
+    for node in list(graph):
+        if (transposed := _tokens_first(node)) is not None:
+            attributes = {name: node.attributes.get_float(name) for name in ("scale", "window")}
+            inputs, reader = transposed
+            replace(graph, reader, [call(ENCODER, inputs, 1, **attributes)])
+    define_called(model, {NAME: define_slate_attention, ENCODER: define_encoder_attention})
     return model
+
+
+def _tokens_first(node: ir.Node) -> tuple[list[ir.Value], ir.Node] | None:
+    """EncoderAttention's inputs and the node that it replaces, if a SlateAttention's are all transposed."""
+    if (node.domain, node.op_type) != (DOMAIN, NAME) or "window" not in node.attributes:
+        return None
+    query, key, value = (_transposed(operand) for operand in node.inputs[:3])
+    groups, out, readers = node.inputs[5], node.outputs[0], node.outputs[0].uses()
+    if query is None or key is None or value is None or groups is None or len(readers) != 1 or out.is_graph_output():
+        return None
+    reader = readers[0].node
+    return ([query, key, value, groups], reader) if _transposed(reader.outputs[0]) is out else None
+
+
+def _transposed(value: ir.Value | None) -> ir.Value | None:
+    """The value before its two inner axes were exchanged, if they were."""
+    node = producer(value, "Transpose")
+    is_exchange = node is not None and list(node.attributes.get_ints("perm", ())) == [0, 2, 1, 3]
+    return node.inputs[0] if node is not None and is_exchange else None
 
 
 def define_slate_attention(model: ir.Model, name: str = NAME, rounded: bool = False) -> None:
@@ -181,14 +212,31 @@ def define_slate_attention(model: ir.Model, name: str = NAME, rounded: bool = Fa
             is divided by its sum.
     """
     inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
-    query, key, value, past_key, past_value, groups = inputs
     body = Body()
+    has_window = any("window" in node.attributes for node in model.graph if (node.domain, node.op_type) == (DOMAIN, name))
+    out = _attention(body, inputs, has_window, rounded)
+    define(model, name, inputs, body, [out], attributes=["scale", "window"] if has_window else ["scale"])
+
+
+def define_encoder_attention(model: ir.Model, name: str = ENCODER, rounded: bool = False) -> None:
+    """Adds the function that the model's nodes of this name call. Arguments: as `define_slate_attention`."""
+    inputs = parameters("query", "key", "value", "groups")
+    body = Body()
+    exchanged = ir.AttrInt64s("perm", [0, 2, 1, 3])
+    query, key, value = (body.add("Transpose", operand, perm=exchanged) for operand in inputs[:3])
+    none = body.add("Slice", key, body.constant([0]), body.constant([0]), body.constant([2]))
+    out = _attention(body, [query, key, value, none, none, inputs[3]], True, rounded)
+    define(model, name, inputs, body, [body.add("Transpose", out, perm=exchanged)], attributes=["scale", "window"])
+
+
+def _attention(body: Body, inputs: list[ir.Value], has_window: bool, rounded: bool) -> ir.Value:
+    """SlateAttention's output, from its inputs."""
+    query, key, value, past_key, past_value, groups = inputs
     add, first, second = body.add, body.constant([0]), body.constant([1])
     tokens, prefix = add("Shape", groups), add("Shape", past_key, start=2, end=3)
     index = add("Range", body.constant(0), add("Squeeze", tokens, first), body.constant(1))
     same = add("Equal", add("Unsqueeze", groups, second), add("Unsqueeze", groups, first))
     key_index, query_index = add("Unsqueeze", index, first), add("Unsqueeze", index, second)
-    has_window = any("window" in node.attributes for node in model.graph if (node.domain, node.op_type) == (DOMAIN, name))
     if has_window:
         distance = add("Cast", add("Abs", add("Sub", query_index, key_index)), to=ir.DataType.FLOAT)
         near = add("Less", distance, add("Constant", value_float=argument("value_float", "window")))
@@ -203,10 +251,8 @@ def define_slate_attention(model: ir.Model, name: str = NAME, rounded: bool = Fa
     )
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
     if rounded:
-        out = _rounded_attention(body, query, keys, values, mask)
-    else:
-        out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
-    define(model, name, inputs, body, [out], attributes=["scale", "window"] if has_window else ["scale"])
+        return _rounded_attention(body, query, keys, values, mask)
+    return add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
 
 
 def _rounded_attention(body: Body, query: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:

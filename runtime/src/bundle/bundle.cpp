@@ -67,9 +67,17 @@ std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
   return names;
 }
 
+// Of an output: nothing comes behind an encoder's tokens.
+std::vector<std::string> new_layer_names(const Json& json, std::size_t layers, const Model& model) {
+  if (model.causal != 0) return layer_names(json, layers);
+  if (const std::size_t names = json.strings().size(); names != 0)
+    fail(REXIT_CORRUPT, json.where(), ": has ", names, " names, expected none of an encoder's; export it again");
+  return {};
+}
+
 // `where`: variant.json, for messages. `exits`: depths at which the segment may end.
 Segment read_segment(const Json& json, const std::string& folder, const std::string& where, const FileList& files,
-                     std::size_t begin, const std::vector<std::size_t>& exits) {
+                     std::size_t begin, const std::vector<std::size_t>& exits, const Model& model) {
   Segment segment;
   const std::string graph = json.at("graph").string();
   check_relative_path(graph, json);
@@ -102,8 +110,8 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   segment.past_values = layer_names(inputs.at("past_values"), segment.layers());
   if (!segment.last) segment.hidden = outputs.at("hidden").string();
   segment.logits = outputs.at("logits").string();
-  segment.new_keys = layer_names(outputs.at("new_keys"), segment.layers());
-  segment.new_values = layer_names(outputs.at("new_values"), segment.layers());
+  segment.new_keys = new_layer_names(outputs.at("new_keys"), segment.layers(), model);
+  segment.new_values = new_layer_names(outputs.at("new_values"), segment.layers(), model);
   return segment;
 }
 
@@ -129,7 +137,8 @@ Variant read_variant(const Json& json, const Folder& bundle, const std::string& 
   std::set<std::string> file_names;
   std::size_t depth = 0;
   for (std::size_t k = 0; k < segments.size() && depth < exits.back(); ++k) {
-    variant.segments.push_back(read_segment(segments[k], folder, bundle.where(folder + "/variant.json"), files, depth, exits));
+    variant.segments.push_back(
+        read_segment(segments[k], folder, bundle.where(folder + "/variant.json"), files, depth, exits, model));
     depth = variant.segments[k].end;
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());

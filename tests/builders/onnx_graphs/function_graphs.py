@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from builders.onnx_graphs.graphs import Arrays, with_outlier
 from rexit.exporter.graph.cpu import bfloat16 as bfloat16_products
 from rexit.exporter.graph.cpu import fuse_rows, pack_weights
-from rexit.exporter.graph.cpu.bfloat16 import ROUNDED
+from rexit.exporter.graph.cpu.bfloat16 import ENCODER_ROUNDED, ROUNDED
 from rexit.exporter.graph.cpu.quantized_weights import define_quantize_rows
-from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
+from rexit.exporter.graph.cpu.slate_attention import ENCODER, NAME, define_encoder_attention, define_slate_attention
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 EPSILON = "<epsilon = 0.001>"
@@ -63,6 +63,7 @@ def cases() -> list[Case]:
         *(case for sizes in ((1, 4, 16), (7, 32, 48)) for case in _products(*sizes)),
         *(_slate(sizes, prefix, stored) for stored in (np.float32, np.float16) for sizes, prefix in slates),
         *(_slate(sizes, prefix, np.float16, rounded=True) for sizes, prefix in slates[2:6]),
+        *(_encoder(sizes, window, rounded) for sizes, window in (([9], 1e7), ([4, 1, 7], 3)) for rounded in (False, True)),
     ]
 
 
@@ -98,15 +99,16 @@ def quantize_rows(x: Floats) -> Arrays:
     return {"quantized": (np.rint(x / scale) + 128).astype(np.uint8), "scale_out": scale}
 
 
-def slate_attention(feed: Arrays, scale: float, rounded: bool = False) -> Floats:
-    """Every token by itself. rounded: the softmax's numerators to bfloat16."""
+def slate_attention(feed: Arrays, scale: float, rounded: bool = False, window: float = 0) -> Floats:
+    """Every token by itself. rounded: the softmax's numerators to bfloat16. window: an encoder's, 0: causal."""
     keys = np.concatenate([feed["past_key"], feed["key"]], 2)[0].astype(np.float64)
     values = np.concatenate([feed["past_value"], feed["value"]], 2)[0].astype(np.float64)
     groups, prefix = feed["groups"], feed["past_key"].shape[2]
     out: NDArray[np.float32] = np.zeros(feed["query"].shape, np.float32)
     heads = out.shape[1]
     for token in range(len(groups)):
-        own = [prefix + other for other in range(token + 1) if groups[other] == groups[token]]
+        near = [other for other in range(len(groups)) if abs(other - token) < window or (not window and other <= token)]
+        own = [prefix + other for other in near if groups[other] == groups[token]]
         actual = [*range(prefix), *own]
         for head in range(heads):
             shared = head * len(keys) // heads
@@ -305,5 +307,29 @@ def _slate(sizes: list[int], prefix: int, stored: type[np.floating[Any]], rounde
         feed,
         {"out": slate_attention(operands, scale, rounded)},
         partial(define_slate_attention, name=op, rounded=rounded),
+        tolerance=4e-3 if rounded else 1e-5,
+    )
+
+
+def _encoder(sizes: list[int], window: float, rounded: bool) -> Case:
+    """Groups of these sizes, with the tokens' heads side by side."""
+    random = np.random.default_rng(len(sizes))
+    tokens, scale = sum(sizes), 0.3
+    shapes = {
+        "query": (1, tokens, HEADS, HEAD_DIM),
+        "key": (1, tokens, KV_HEADS, HEAD_DIM),
+        "value": (1, tokens, KV_HEADS, HEAD_DIM),
+    }
+    feed: Arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    groups = np.repeat(3 * np.arange(len(sizes)) + 1, sizes)
+    none = np.zeros((1, KV_HEADS, 0, HEAD_DIM), np.float32)
+    operands = {name: (bfloat16(x) if rounded else x).transpose(0, 2, 1, 3) for name, x in feed.items()}
+    out = slate_attention({**operands, "past_key": none, "past_value": none, "groups": groups}, scale, rounded, window)
+    op = ENCODER_ROUNDED if rounded else ENCODER
+    return _call(
+        f"{op} <scale = {scale}, window = {float(window)}>",
+        {**feed, "groups": groups},
+        {"out": np.ascontiguousarray(out.transpose(0, 2, 1, 3))},
+        partial(define_encoder_attention, name=op, rounded=rounded),
         tolerance=4e-3 if rounded else 1e-5,
     )

@@ -277,6 +277,37 @@ TEST(SlateAttention, OfAnEncoderDoesNotDependOnOtherCandidates) {
   }
 }
 
+// With the tokens' heads side by side, to the bit as with a head's tokens.
+TEST(SlateAttention, TakesTokensFirst) {
+  constexpr std::size_t heads = 4, kv_heads = 2, tokens = 75;
+  std::vector<std::int64_t> groups(tokens);
+  std::fill(groups.begin() + 30, groups.end(), 1);
+  for (const Table* with : tables())
+    for (const std::size_t dim : {6u, 20u, 32u, 72u})
+      for (const bool bfloat16 : {false, true}) {
+        const auto query = normal(heads * tokens * dim), key = normal(kv_heads * tokens * dim), value = normal(key.size());
+        const auto exchanged = [&](const std::vector<float>& from, std::size_t count, bool back) {
+          std::vector<float> to(from.size());
+          for (std::size_t head = 0; head < count; ++head)
+            for (std::size_t token = 0; token < tokens; ++token) {
+              const std::size_t by_head = (head * tokens + token) * dim, by_token = (token * count + head) * dim;
+              std::copy_n(from.data() + (back ? by_token : by_head), dim, to.data() + (back ? by_head : by_token));
+            }
+          return to;
+        };
+        std::vector<float> expected(query.size()), out(query.size());
+        attend({query.data(), key.data(), value.data(), nullptr, nullptr, groups.data(), expected.data(), heads, kv_heads, tokens,
+                0, dim, 0.2F, bfloat16, 40},
+               Serial{}, *with);
+        const auto queries = exchanged(query, heads, false), keys = exchanged(key, kv_heads, false),
+                   values = exchanged(value, kv_heads, false);
+        attend({queries.data(), keys.data(), values.data(), nullptr, nullptr, groups.data(), out.data(), heads, kv_heads, tokens,
+                0, dim, 0.2F, bfloat16, 40, true},
+               TwoThreads{}, *with);
+        EXPECT_EQ(exchanged(out, heads, true), expected) << name_of(*with) << ", head_dim " << dim << ", bfloat16 " << bfloat16;
+      }
+}
+
 std::vector<std::pair<std::uintptr_t, std::size_t>> layouts;  // address and columns of the keys, in each call
 
 // A vector that crosses two cache lines takes two loads, and with a multiple of 4096 bytes a column's numbers share a cache set.
@@ -793,7 +824,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Int8Products,
                          testing::Values(Int8Sizes{1, 4, 16}, Int8Sizes{2, 12, 32}, Int8Sizes{3, 8, 48}, Int8Sizes{5, 64, 64},
                                          Int8Sizes{13, 20, 112}, Int8Sizes{49, 32, 176}, Int8Sizes{101, 96, 208},
                                          Int8Sizes{1, 66000, 16}, Int8Sizes{101, 128, 208}, Int8Sizes{16, 192, 48},
-                                         Int8Sizes{47, 64, 32}, Int8Sizes{33, 66048, 32}));
+                                         Int8Sizes{47, 64, 32}, Int8Sizes{33, 66048, 32}, Int8Sizes{300, 64, 48}));
 
 TEST(InnerProducts, AreTheSameToTheBitWithEveryInstructionSet) {
   for (const std::size_t width : {0, 1, 7, 8, 9, 64, 100}) {

@@ -18,6 +18,8 @@ from rexit.errors import BackendError
 
 ONE_HEAD = "u = Unsqueeze (state, axes01)"  # [1, 1, T, 8]
 
+TOKENS_FIRST = f"{ONE_HEAD} \n t = Transpose <perm = [0, 2, 1, 3]> (u)"  # [1, T, 1, 8]
+
 PANEL = (
     "ones = Constant <value = float[1] {1}> () \n sizes = Constant <value = int64[4] {1, 8, 16, 2}> () \n"
     "wide = Expand (ones, sizes) \n panel = Cast <to = 16> (wide)"
@@ -47,6 +49,8 @@ SOUND = [
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttentionBFloat16 <scale = 0.5> (u, h, h, h, h, owner)",
+    f"{TOKENS_FIRST} \n number = rexit.EncoderAttention <scale = 0.5, window = 2.0> (t, t, t, owner)",
+    f"{TOKENS_FIRST} \n number = rexit.EncoderAttentionBFloat16 <scale = 0.5, window = 100.0> (t, t, t, owner)",
 ]
 """Each leaves something in `number`."""
 
@@ -106,6 +110,14 @@ REFUSED = {
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     "SlateAttention: expected keys and values in": f"{ONE_HEAD} \n h = Cast <to = 7> (u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, h, u, u, owner)",
+    "EncoderAttention: expected [1, tokens, heads, head_dim]": f"{TOKENS_FIRST} \n"
+    "number = rexit.EncoderAttention <scale = 0.5, window = 2.0> (state, t, t, owner)",
+    "EncoderAttention: the number of heads": f"{TOKENS_FIRST} \n k = Concat <axis = 2> (t, t) \n"
+    "number = rexit.EncoderAttention <scale = 0.5, window = 2.0> (t, k, k, owner)",
+    "EncoderAttention: keys and values": f"{TOKENS_FIRST} \n k = Concat <axis = 2> (t, t) \n"
+    "number = rexit.EncoderAttention <scale = 0.5, window = 2.0> (t, t, k, owner)",
+    "EncoderAttention: expected a key and a group": f"{TOKENS_FIRST} \n g = Concat <axis = 0> (owner, owner) \n"
+    "number = rexit.EncoderAttention <scale = 0.5, window = 2.0> (t, t, t, g)",
     "SlateAttention: expected a key and a group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, g)",
 }
@@ -122,6 +134,12 @@ def check_log_odds_stay(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", SOUND)
 def test_kernels_run(text: str, tmp_path: Path) -> None:
     check_log_odds_stay(text, tmp_path)
+
+
+def test_an_encoder_without_a_window_is_refused_when_the_graph_is_opened(tmp_path: Path) -> None:
+    text = f"{TOKENS_FIRST} \n number = rexit.EncoderAttention <scale = 0.5, window = 0.0> (t, t, t, owner)"
+    with pytest.raises(BackendError, match="EncoderAttention: expected a window of at least 1"):
+        rexit.open(write_added(tmp_path, text))
 
 
 def test_an_unknown_approximation_is_refused_when_the_graph_is_opened(tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ struct RoundingKernel : FloatKernel {
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16; }
 };
 
+// 0: none.
+std::size_t window_of(float tokens) {
+  constexpr float widest = 1 << 24;
+  return tokens > 0 ? static_cast<std::size_t>(std::min(tokens, widest)) : 0;
+}
+
 template <bool bfloat16>
 struct SlateAttentionKernel : FloatKernel {
   static constexpr const char* name = bfloat16 ? "SlateAttentionBFloat16" : "SlateAttention";
@@ -160,7 +166,7 @@ struct SlateAttentionKernel : FloatKernel {
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {
     float tokens = 0;  // a decoder's nodes have no window
     const Ort::Status status(Ort::GetApi().KernelInfoGetAttribute_float(info, "window", &tokens));
-    if (status.IsOK() && tokens > 0) window = static_cast<std::size_t>(std::min(tokens, widest_window));
+    if (status.IsOK()) window = window_of(tokens);
   }
 
   void compute(const Call& call) const {
@@ -189,9 +195,41 @@ struct SlateAttentionKernel : FloatKernel {
     return tensor.as<float>();
   }
 
-  static constexpr float widest_window = 1 << 24;
   float scale;
   std::size_t window = 0;
+};
+
+// An encoder's, where nothing lies before a candidate, with the tokens' heads side by side, as a product makes and takes them.
+template <bool bfloat16>
+struct EncoderAttentionKernel : FloatKernel {
+  static constexpr const char* name = bfloat16 ? "EncoderAttentionBFloat16" : "EncoderAttention";
+  static constexpr std::size_t inputs = 4, outputs = 1;
+  static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
+    return index == 3 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+
+  explicit EncoderAttentionKernel(const Ort::ConstKernelInfo& info)
+      : scale(info.GetAttribute<float>("scale")), window(window_of(info.GetAttribute<float>("window"))) {
+    require(window > 0, "expected a window of at least 1");
+  }
+
+  void compute(const Call& call) const {
+    const Tensor query = call.input(0), key = call.input(1), value = call.input(2), groups = call.input(3);
+    for (const Tensor* tensor : {&query, &key, &value})
+      require(tensor->rank == 4 && tensor->size(0) == 1 && query.size(3) > 0 && tensor->size(3) == query.size(3),
+              "expected [1, tokens, heads, head_dim]");
+    const std::size_t tokens = query.size(1), heads = query.size(2), kv_heads = key.size(2);
+    require(key.same_shape(value), "keys and values have different shapes");
+    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0,
+            "the number of heads is not a multiple of the number of key heads");
+    require(key.size(1) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group per query");
+    kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), nullptr, nullptr, groups.as<std::int64_t>(),
+                     call.output<float>(0, query), heads, kv_heads, tokens, 0, query.size(3), scale, bfloat16, window, true},
+                    call);
+  }
+
+  float scale;
+  std::size_t window;
 };
 
 struct QuantizeRowsKernel : QuantizingKernel {
@@ -519,10 +557,11 @@ void add_operators(Ort::CustomOpDomain& domain) {
 
 const Ort::CustomOpDomain& make_domain() {
   auto& domain = *new Ort::CustomOpDomain("rexit");
-  add_operators<SlateAttentionKernel<false>, SlateAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
-                LayerNormQuantizeRowsKernel<false>, LayerNormQuantizeRowsKernel<true>, GeluQuantizeRowsKernel,
-                GatedQuantizeRowsKernel<false>, GatedQuantizeRowsKernel<true>, ScaleAddRowsKernel, RoundRowsKernel,
-                RmsNormRoundRowsKernel, SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
+  add_operators<SlateAttentionKernel<false>, SlateAttentionKernel<true>, EncoderAttentionKernel<false>,
+                EncoderAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel, LayerNormQuantizeRowsKernel<false>,
+                LayerNormQuantizeRowsKernel<true>, GeluQuantizeRowsKernel, GatedQuantizeRowsKernel<false>,
+                GatedQuantizeRowsKernel<true>, ScaleAddRowsKernel, RoundRowsKernel, RmsNormRoundRowsKernel, SwigluRoundRowsKernel,
+                MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
   // Without them ONNX Runtime expands their functions.
   if (kernels::table().int8 != nullptr)
     add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplyGatedQuantizeRowsKernel<false>,

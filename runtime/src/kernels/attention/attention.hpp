@@ -60,8 +60,11 @@ struct PackTask {
   REXIT_INLINE bool is_past(std::size_t position) const { return position < attention.prefix; }
   // The row of a position's key or value in its tensor, the past's or the slate's.
   REXIT_INLINE std::size_t row(std::size_t position) const {
-    return is_past(position) ? head * attention.prefix + position : head * attention.tokens + position - attention.prefix;
+    return is_past(position) ? head * attention.prefix + position
+                             : attention.row(head, position - attention.prefix, attention.kv_heads);
   }
+  // From a position's row to the next, of two in one tensor.
+  REXIT_INLINE std::size_t row_step() const { return attention.tokens_first ? attention.kv_heads : 1; }
 };
 
 // The first token behind the candidate of token `at`.
@@ -88,7 +91,7 @@ struct AttentionBlock {
   REXIT_INLINE std::size_t token(std::size_t row) const { return begin + row / shared; }
   // Where a row's numbers begin in query and out.
   REXIT_INLINE std::size_t offset(std::size_t row) const {
-    return ((head * shared + row % shared) * attention.tokens + token(row)) * attention.dim;
+    return attention.row(head * shared + row % shared, token(row), attention.heads) * attention.dim;
   }
   // The largest number of its candidate's tokens that a token of the block sees.
   REXIT_INLINE std::size_t max_visible(const AttentionWork& work) const {
@@ -174,25 +177,26 @@ REXIT_INLINE void pack_keys(const AttentionWork& work, const PackTask& task) {
       });
       continue;
     }
-    const std::size_t row = task.row(column);
+    const std::size_t row = task.row(column), step = task.row_step();
     visit<W>(task.is_past(column) ? attention.past_key : attention.key, attention.dim,
              [&](const auto& keys) __attribute__((always_inline)) {
-               pack_square<W>(work, count, to,
-                              [&](std::size_t c, std::size_t at) __attribute__((always_inline)) { return keys(row + c, at); });
+               pack_square<W>(work, count, to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+                 return keys(row + c * step, at);
+               });
              });
   }
 }
 
-// Rows [first, first + count) as floats; dim >= W.
+// `count` rows from `first` on, `step` apart, as floats; dim >= W. `to`: the first.
 template <int W>
-REXIT_INLINE void convert(const SlateAttention& attention, const Stored& stored, std::size_t first, std::size_t count,
-                          float* to) {
+REXIT_INLINE void convert(const SlateAttention& attention, const Stored& stored, std::size_t first, std::size_t step,
+                          std::size_t count, float* to) {
   const std::size_t dim = attention.dim;
   visit<W>(stored, dim, [&](const auto& rows) __attribute__((always_inline)) {
-    for (std::size_t row = first; row < first + count; ++row)
+    for (std::size_t n = 0; n < count; ++n)
       for (std::size_t d = 0; d < dim; d += W) {
         const std::size_t at = smaller_of(d, dim - W);  // the last vector may overlap the previous one
-        Lanes<W>::store(to + row * dim + at, operand<W>(attention, rows(row, at)));
+        Lanes<W>::store(to + n * dim + at, operand<W>(attention, rows(first + n * step, at)));
       }
   });
 }
@@ -203,8 +207,11 @@ REXIT_INLINE void convert_values(const AttentionWork& work, const PackTask& task
   const std::size_t past_end = task.end(attention.prefix), end = task.end(task.known());
   const std::size_t begin = larger_of(task.first, attention.prefix);
   if (work.past_values != nullptr && task.first < past_end)
-    convert<W>(attention, attention.past_value, task.row(task.first), past_end - task.first, work.past_values);
-  if (work.values != nullptr && begin < end) convert<W>(attention, attention.value, task.row(begin), end - begin, work.values);
+    convert<W>(attention, attention.past_value, task.row(task.first), 1, past_end - task.first,
+               work.past_values + task.row(task.first) * attention.dim);
+  if (work.values != nullptr && begin < end)
+    convert<W>(attention, attention.value, task.row(begin), task.row_step(), end - begin,
+               work.values + (task.head * attention.tokens + begin - attention.prefix) * attention.dim);
 }
 
 template <int W>

@@ -57,7 +57,7 @@ void find_candidates(const SlateAttention& attention, std::size_t* begins, std::
 struct Arrays {
   Arrays(const SlateAttention& attention, std::size_t columns, bool pairs)
       : has_past_values(attention.bfloat16 || attention.past_value.floats == nullptr),
-        has_values(attention.bfloat16 || attention.value.floats == nullptr),
+        has_values(attention.bfloat16 || attention.value.floats == nullptr || attention.tokens_first),
         tokens(attention.tokens) {
     const std::size_t numbers = pairs ? 2 : 1;  // per float
     keys = whole_lines(product(attention.kv_heads, attention.dim / numbers, columns));

@@ -24,7 +24,8 @@ struct Stored {
 };
 
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,
-// prefix, dim]. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
+// prefix, dim]. With `tokens_first` [tokens, heads, dim] and [tokens, kv_heads, dim], without a prefix. groups [tokens]: a
+// candidate is a run of equal numbers. heads is a multiple of kv_heads.
 //
 // With `bfloat16` queries, keys, values and the softmax's numerators are rounded to it. The products are exact then, and scores
 // and sums stay float32.
@@ -42,6 +43,12 @@ struct SlateAttention {
   float scale;
   bool bfloat16 = false;
   std::size_t window = 0;
+  bool tokens_first = false;
+
+  // The row of a token of one of `count` heads, in query, key, value or out.
+  std::size_t row(std::size_t head, std::size_t token, std::size_t count) const {
+    return tokens_first ? token * count + head : head * tokens + token;
+  }
 };
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());

@@ -18,8 +18,10 @@ void run_products(Threads::Function task, Int8ProductWork work, std::size_t pane
 // A product and what reads its rows, block by block, so that the floats between them stay in a core's private cache.
 struct BlockedWork {
   Int8ProductWork product;
-  RowWork rows;  // `x` is the product
-  Threads::Function multiply, finish;
+  Threads::Function multiply;
+  std::size_t panel;  // columns of a task of `multiply`
+  RowWork rows;       // `x` is the product
+  Threads::Function finish;
   std::size_t block;  // rows
 };
 
@@ -32,7 +34,7 @@ void run_block(void* data, std::size_t i) {
   product.x.rows = product.block_rows = count;
   product.row_blocks = 1;
   product.out = block_floats(count * work.rows.width);
-  for (std::size_t panel = 0; panel < ceil_div(product.columns, int8_columns); ++panel) work.multiply(&product, panel);
+  for (std::size_t panel = 0; panel < ceil_div(product.columns, work.panel); ++panel) work.multiply(&product, panel);
   RowWork rows = work.rows;
   rows.x = product.out;
   rows.rows = count;
@@ -43,13 +45,14 @@ void run_block(void* data, std::size_t i) {
   for (std::size_t task = 0; task < ceil_div(count, task_rows); ++task) work.finish(&rows, task);
 }
 
-void run_blocks(const QuantizedInput& x, const PackedWeight& weight, const float* bias, const RowWork& rows,
-                Threads::Function finish, const Threads& threads, const Table& with) {
+constexpr std::size_t most_block_rows = 64;
+
+void run_blocks(BlockedWork work, const Threads& threads) {
   // Some tasks also for few rows, of whole tiles.
-  constexpr std::size_t tasks = 8, step = 16, most = 64;
-  const std::size_t block = std::min(most, round_up(std::max<std::size_t>(1, ceil_div(rows.rows, tasks)), step));
-  BlockedWork work{{x, weight, {}, {bias, 0}, nullptr, rows.width, 0, 0}, rows, with.int8->multiply, finish, block};
-  threads.run(run_block, ceil_div(rows.rows, block), &work);
+  constexpr std::size_t tasks = 8, step = 16;
+  work.product.columns = work.rows.width;
+  work.block = std::min(most_block_rows, round_up(std::max<std::size_t>(1, ceil_div(work.rows.rows, tasks)), step));
+  threads.run(run_block, ceil_div(work.rows.rows, work.block), &work);
 }
 
 }  // namespace
@@ -62,10 +65,20 @@ void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::siz
 void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& gate,
                                   const PackedWeight& up, const QuantizedRows& out, const Threads& threads, const Table& with) {
   if (out.rows == 0 || out.width == 0) return;
+  const Threads::Function multiply = with.int8->multiply_gated[static_cast<std::size_t>(activation)];
+  constexpr std::size_t panel = int8_columns / 2;
+  // Two weights seldom fit into the cache: few rows read each but once.
+  if (out.rows >= 4 * most_block_rows)
+    return run_blocks({{x, gate, up, {}, nullptr, 0, 0, 0},
+                       multiply,
+                       panel,
+                       {nullptr, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width},
+                       with.quantize,
+                       0},
+                      threads);
   const Threads::Scratch scratch(threads, product(out.rows, out.width, sizeof(float)));
   auto* gated = reinterpret_cast<float*>(scratch.data());
-  run_products(with.int8->multiply_gated[static_cast<std::size_t>(activation)], {x, gate, up, {}, gated, out.width, 0, 0},
-               int8_columns / 2, with.int8->rows, threads);
+  run_products(multiply, {x, gate, up, {}, gated, out.width, 0, 0}, panel, with.int8->rows, threads);
   quantize_rows(gated, out, threads, with);
 }
 
@@ -75,7 +88,8 @@ void multiply_activate_quantize_rows(Activation activation, const QuantizedInput
   RowWork rows{nullptr, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width};
   rows.activation = activation;
   rows.factor = factor;
-  run_blocks(x, weight, bias, rows, with.activate_quantize, threads, with);
+  run_blocks({{x, weight, {}, {bias, 0}, nullptr, 0, 0, 0}, with.int8->multiply, int8_columns, rows, with.activate_quantize, 0},
+             threads);
 }
 
 void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeight& weight, const float* bias,
@@ -84,7 +98,8 @@ void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeig
   RowWork rows{nullptr, norm.residual, norm.weight, norm.epsilon, out, norm.y, nullptr, out.rows, out.width};
   rows.bias = norm.bias;
   rows.factor = norm.factor;
-  run_blocks(x, weight, bias, rows, with.layer_norm_quantize, threads, with);
+  run_blocks({{x, weight, {}, {bias, 0}, nullptr, 0, 0, 0}, with.int8->multiply, int8_columns, rows, with.layer_norm_quantize, 0},
+             threads);
 }
 
 }  // namespace rexit::core::kernels

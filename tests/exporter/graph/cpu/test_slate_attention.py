@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,7 +11,7 @@ import pytest
 from builders.models.encoders import FAMILIES as ENCODERS
 from builders.onnx_graphs.graphs import assert_same, count
 from builders.onnx_graphs.segments import feed, traced
-from rexit.exporter.graph.cpu.slate_attention import NO_WINDOW, slate_attention
+from rexit.exporter.graph.cpu.slate_attention import ENCODER, NAME, NO_WINDOW, slate_attention
 from rexit.exporter.graph.passes import tidy
 from running.fast import fast
 
@@ -19,8 +20,34 @@ from running.fast import fast
 def test_an_encoder_sees_its_whole_group(family: str, tmp_path: Path) -> None:
     before, model = (traced(family, k=1, begin=1, end=4) for _ in range(2))  # ModernBERT's layers 1 and 3 have windows
     assert_same(before, tidy(slate_attention(model)), feed(before, 0, [14, 1, 7, 30]), tmp_path, atol=1e-5)
-    windows = [node.attributes.get_float("window") for node in model.graph if node.op_type == "SlateAttention"]
-    assert windows == [NO_WINDOW if n % 2 == 0 or family != "modernbert" else 5 for n in (1, 2, 3)]
+    nodes = [node for node in model.graph if node.op_type in (NAME, ENCODER)]
+    expected = [NO_WINDOW if n % 2 == 0 or family != "modernbert" else 5 for n in (1, 2, 3)]
+    assert [node.attributes.get_float("window") for node in nodes] == expected
+    # ModernBERT rotates queries and keys when they are exchanged, and only then.
+    nodes = Counter(node.op_type for node in tidy(model).graph)
+    assert (nodes[NAME], nodes[ENCODER]) == ((3, 0) if family == "modernbert" else (0, 3))
+    assert family == "modernbert" or not nodes["Transpose"]
+
+
+@pytest.mark.parametrize("change", ["order", "output", "reader"])
+def test_what_is_not_exchanged_stays_as_it_is(change: str, tmp_path: Path) -> None:
+    before, model = (traced(ENCODERS[0], k=1, begin=1, end=3) for _ in range(2))
+    for graph in (before.graph, model.graph):
+        attention = next(node for node in graph if node.op_type == "Attention")
+        exchange = attention.outputs[0].uses()[0].node
+        if change == "order":
+            exchange.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 3, 1])
+        elif change == "output":
+            graph.outputs.append(attention.outputs[0])
+        else:
+            again = ir.node("Neg", [attention.outputs[0]])
+            graph.insert_after(attention, again)
+            graph.outputs.append(again.outputs[0])
+            out = again.outputs[0]
+            out.name, out.type, out.shape = "negated", attention.outputs[0].type, attention.outputs[0].shape
+    nodes = Counter(node.op_type for node in tidy(slate_attention(model)).graph)
+    assert (nodes[NAME], nodes[ENCODER]) == (1, 1)
+    assert_same(before, model, feed(before, 0, [14, 1, 7, 30]), tmp_path, atol=1e-5)
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 33])
