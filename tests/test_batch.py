@@ -29,7 +29,7 @@ from builders.policies import full_depth
 from rexit import batch, runtime
 from rexit.batch import ColumnNames, Report, score_files, score_table
 from rexit.bundle import Bundle, TopK
-from rexit.errors import BundleError, InputError
+from rexit.errors import BundleError, InputError, RexitError
 from rexit.request import Request
 
 
@@ -84,6 +84,27 @@ def test_an_engine_gets_the_scores_of_a_file(held_out: HeldOut, tmp_path: Path, 
         assert sorted(once["note"].to_list()) == sorted(expected["note"].to_list())
 
 
+def test_a_floor_leaves_rows_out(held_out: HeldOut, tmp_path: Path) -> None:
+    """With a floor at the candidates' median; a file continued with another answer would mix both."""
+    opened = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
+    policy = full_depth(len(opened.manifest.exits), opened.variant_sha256)
+    policy.write(opened.folder / "policy.json")
+    pairs = frame(60).unique(["user_id", "item_id", "as_of"], maintain_order=True)
+    everything = pl.from_arrow(score_table(opened.path)(pairs.to_arrow()))
+    assert isinstance(everything, pl.DataFrame)
+    c = float(everything["raw_log_odds"].median())  # type: ignore[arg-type]
+    with pytest.raises(RexitError, match="no floor"):
+        score_table(opened.path, floor=True)(pairs.to_arrow())
+    replace(policy, floor={"c": c, "recall": 0.95, "confidence": 0.95, "users": 90}).write(opened.folder / "policy.json")
+    kept = pl.from_arrow(score_table(opened.path, floor=True)(pairs.to_arrow()))
+    assert isinstance(kept, pl.DataFrame)
+    above = everything.filter(pl.col("raw_log_odds") >= c)
+    assert 0 < kept.height < everything.height and sorted(kept["note"]) == sorted(above["note"])
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    score(opened.path, tmp_path / "pairs.parquet", tmp_path / "out.parquet", floor=True)
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(kept)
+
+
 def test_the_number_of_rows_is_not_the_policys_k(held_out: HeldOut, tmp_path: Path) -> None:
     """With a K of all candidates everybody would be among the best K, and stop at the first exit."""
     opened = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
@@ -115,7 +136,7 @@ class Recording:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def score(self, request: Request, top_k: int) -> Any:
+    def score(self, request: Request, **options: Any) -> Any:
         self.calls.append((request.user, request.as_of, list(request.items), dict(request.inputs or {})))
         error = InputError("long")
         error.status = "REXIT_TOO_LONG"
@@ -133,7 +154,8 @@ def test_slates_and_the_cache_that_each_finds() -> None:
     pairs = batch._Pairs(["a", "b", "c"], user, list(range(7)), item, times, {}, values, inputs)
     session: Any = Recording()
     process: Any = SimpleNamespace(session=session)
-    scores = batch._Process.score(process, pairs, pairs.slates(), 0)
+    everything: Any = SimpleNamespace(top_k=0, floor=False)
+    scores = batch._Process.score(process, pairs, pairs.slates(), everything)
     assert session.calls == [
         *("clear", ("a", 10, [1], values[0])),
         *("clear", ("b", 10, [2], values[0]), ("b", 20, [0, 4, 6], values[0]), ("b", 20, [5], values[1])),

@@ -85,20 +85,26 @@ class TableScorer:
     columns: ColumnNames
     as_of: Any
     top_k: int
+    floor: bool
     inputs: Mapping[str, Value]
     threads: int
 
     __name__ = "score_table"  # by which Ray names a function's tasks
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Returns the table with the columns of `ADDED`; with `top_k` only the best rows of each slate."""
+        """Returns the table with the columns of `ADDED`; with `top_k` or `floor` only the rows of each slate that it keeps."""
         process = _process(self)
         with process.lock:
             pairs = _Pairs.read(table, self, process, lambda row: f"row {row + 1}")
-            scores = process.score(pairs, pairs.slates(), self.top_k)
+            scores = process.score(pairs, pairs.slates(), self)
         for slate in scores.too_long:
             _LOGGER.warning("user %r has no scores: %s", slate["user"], slate["reason"])
-        return scores.added_to(table, self.top_k)
+        return scores.added_to(table, self.leaves_out)
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether rows may be missing from the answer, which is in order then."""
+        return self.top_k > 0 or self.floor
 
 
 def score_table(
@@ -108,6 +114,7 @@ def score_table(
     columns: ColumnNames = ColumnNames(),
     as_of: Any = None,
     top_k: int = 0,
+    floor: bool = False,
     inputs: Mapping[str, Value] | None = None,
     threads: int = 0,
 ) -> TableScorer:
@@ -121,6 +128,7 @@ def score_table(
         columns: Names of the columns.
         as_of: The time of every row, if the table has no column of times: a number, date or time; None: no time.
         top_k: Rows of a slate that are kept, best first; 0: all, in their order.
+        floor: Whether rows below the policy's floor are left out; the others come best first.
         inputs: Values for every row, by input name, for inputs without a column.
         threads: As in `rexit.open`; 1 with a process for each core.
 
@@ -135,7 +143,7 @@ def score_table(
     """
     opened = Bundle.open(Path(bundle), variant)
     digests = _digests(opened)
-    return TableScorer(os.fspath(bundle), opened.variant.name, digests, columns, as_of, top_k, dict(inputs or {}), threads)
+    return TableScorer(os.fspath(bundle), opened.variant.name, digests, columns, as_of, top_k, floor, dict(inputs or {}), threads)
 
 
 @dataclass(frozen=True)
@@ -174,10 +182,10 @@ class _Scores:
         too_long = [slate for part in parts for slate in part.too_long]
         return cls(records, too_long, sum(part.candidates for part in parts), sum(part.layers for part in parts))
 
-    def added_to(self, table: pa.Table, top_k: int) -> pa.Table:
-        """Returns the table with the scores: all rows in their order, or with `top_k` those that have a record."""
+    def added_to(self, table: pa.Table, leaves_out: bool) -> pa.Table:
+        """Returns the table with the scores: all rows in their order, or with `leaves_out` those that have a record."""
         records, missing = self.records, np.zeros(len(self.records), np.bool_)
-        if top_k:
+        if leaves_out:
             table = table.take(records["row"])
         else:
             records, missing = np.zeros(table.num_rows, _SCORE), np.ones(table.num_rows, np.bool_)
@@ -198,7 +206,7 @@ class _Process:
             raise BundleError(f"{scorer.bundle}: got another {' and another '.join(changed)} since `score_table` read it")
 
     def score(
-        self, pairs: _Pairs, slates: Sequence[Rows], top_k: int, advance: Callable[[int], None] = lambda pairs: None
+        self, pairs: _Pairs, slates: Sequence[Rows], scorer: TableScorer, advance: Callable[[int], None] = lambda pairs: None
     ) -> _Scores:
         """Scores slates, all of each user. advance: called with the number of pairs of each finished slate."""
         parts, last_user = [], -1
@@ -208,7 +216,7 @@ class _Process:
                 last_user = int(pairs.user[rows[0]])
             request = pairs.request(rows)
             try:
-                scores = self.session.score(request, top_k=top_k)
+                scores = self.session.score(request, top_k=scorer.top_k, floor=scorer.floor or None)
             except RexitError as exc:
                 if exc.status != "REXIT_TOO_LONG":
                     raise
@@ -502,6 +510,7 @@ def score_files(
             "--as-of": scorer.as_of,
             "--input": scorer.inputs,
             "--top-k": scorer.top_k,
+            "--floor": scorer.floor,
         }
         try:
             pairs = _Pairs.read(table, scorer, process, where, progress)
@@ -516,8 +525,8 @@ def score_files(
         with _work_folder(out, identity) as folder:
             paths = [(folder / f"part-{n:05d}", part) for n, part in enumerate(_parts(pairs, slates))]
             try:
-                scores, resumed = _score_parts(process, pairs, paths, scorer.top_k, progress, say)
-                scored = scores.added_to(table, scorer.top_k)
+                scores, resumed = _score_parts(process, pairs, paths, scorer, progress, say)
+                scored = scores.added_to(table, scorer.leaves_out)
                 with replaced(out, flushed=True) as temporary:
                     _write(temporary, out.suffix, scored, scorer.columns, process.catalog)
             except BaseException:
@@ -536,7 +545,7 @@ def _score_parts(
     process: _Process,
     pairs: _Pairs,
     paths: Sequence[tuple[Path, list[Rows]]],
-    top_k: int,
+    scorer: TableScorer,
     progress: Progress,
     say: Callable[[str], None],
 ) -> tuple[_Scores, int]:
@@ -554,7 +563,7 @@ def _score_parts(
     parts = []
     for (path, part), scores in zip(paths, stored, strict=True):
         if scores is None:
-            scores = process.score(pairs, part, top_k, advance)
+            scores = process.score(pairs, part, scorer, advance)
             scores.store(path)
         else:
             advance(sum(map(len, part)))

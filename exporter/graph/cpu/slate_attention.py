@@ -177,8 +177,8 @@ def slate_attention(model: ir.Model) -> ir.Model:
     for node in list(graph):
         if (transposed := _tokens_first(node)) is not None:
             attributes = {name: node.attributes.get_float(name) for name in ("scale", "window")}
-            inputs, reader = transposed
-            replace(graph, reader, [call(ENCODER, inputs, 1, **attributes)])
+            operands, reader = transposed
+            replace(graph, reader, [call(ENCODER, operands, 1, **attributes)])
     define_called(model, {NAME: define_slate_attention, ENCODER: define_encoder_attention})
     return model
 
@@ -188,7 +188,7 @@ def _tokens_first(node: ir.Node) -> tuple[list[ir.Value], ir.Node] | None:
     if (node.domain, node.op_type) != (DOMAIN, NAME) or "window" not in node.attributes:
         return None
     query, key, value = (_transposed(operand) for operand in node.inputs[:3])
-    groups, out, readers = node.inputs[5], node.outputs[0], node.outputs[0].uses()
+    groups, out, readers = node.inputs[5], node.outputs[0], list(node.outputs[0].uses())
     if query is None or key is None or value is None or groups is None or len(readers) != 1 or out.is_graph_output():
         return None
     reader = readers[0].node

@@ -44,13 +44,13 @@ def score(
     retrieve: Annotated[int | None, _slate(help="In place of items: so many, whose embeddings fit the user best.")] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
     scores: Annotated[list[str] | None, _slate(help="NAME=NUMBER,…: a first stage's scores of the items, in order.")] = None,
-    floor: Annotated[bool, _slate("--floor", help="Leave out what is below the policy's floor.")] = False,
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
+    floor: Annotated[bool, typer.Option("--floor", help="Leave out what is below the policy's floor.")] = False,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
@@ -63,11 +63,12 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Columns `score.NAME` are read, too. OUT has all rows in their order; the same command resumes.
+    Columns `score.NAME` are read, too. OUT has all rows in their order, or those that --top-k or --floor keeps, best first. The
+    same command resumes.
     """
     if pairs is not None:
-        if user is not None or items is not None or retrieve is not None or recent or scores or floor:
-            others = "--user, --items, --retrieve, --recent, --scores or --floor"
+        if user is not None or items is not None or retrieve is not None or recent or scores:
+            others = "--user, --items, --retrieve, --recent or --scores"
             raise InputError(f"--pairs names the users and items; it cannot be combined with {others}")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
@@ -76,7 +77,7 @@ def score(
         opened = open_bundle(bundle, variant)
         catalog, name = opened.catalog, opened.variant.name
         columns, time, values = _column_names(column, catalog), parse_as_of(as_of, catalog), parse_inputs(inputs, catalog.inputs)
-        scorer = score_table(bundle, name, columns=columns, as_of=time, top_k=top_k, inputs=values, threads=threads)
+        scorer = score_table(bundle, name, columns=columns, as_of=time, top_k=top_k, floor=floor, inputs=values, threads=threads)
         _score_pairs(scorer, pairs, out, json)
     elif user is not None and (items is not None or retrieve is not None):
         if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
