@@ -3,7 +3,9 @@ exact, sums are float32. Heads stay float32.
 
 1. An input is rounded once for all layers that read it: RoundRows. Behind an RMSNormalization or a SwiGLU with no other reader
    one node does both: RMSNormRoundRows, SwiGLURoundRows.
-2. MatMulBFloat16 multiplies. A product that is added to a value of its shape is a MatMulAddBFloat16.
+2. MatMulBFloat16 multiplies. A product that is added to a value of its shape, or to a bias, is a MatMulAddBFloat16. With a GELU
+   behind its bias, or a residual and a LayerNormalization, what rounds these does it all: MatMulGELURoundRows,
+   MatMulAddLayerNormRoundRows.
 3. A weight [K, N] lies in panels of columns, in the order in which a processor with instructions for pairs of bfloat16 reads it:
    [N / panel, K / 2, panel, 2], where the pair has rows 2i and 2i + 1. The runtime's kernel reads the file's own memory.
 4. A layer with an odd K, or with an N that is no multiple of 16, stays float32.
@@ -28,10 +30,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
+from rexit.exporter.graph.cpu.fuse_rows import layer_norm_weights, match_norm, match_swiglu
 from rexit.exporter.graph.cpu.slate_attention import ENCODER, NAME, define_encoder_attention, define_slate_attention
 from rexit.exporter.graph.linear_layers import by_input, layers_to_quantize
 from rexit.exporter.graph.passes import (
+    APPROXIMATE,
     DOMAIN,
     Body,
     argument,
@@ -41,6 +44,7 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
+    is_constant,
     is_node,
     parameters,
     producer,
@@ -57,7 +61,12 @@ SWIGLU = "SwiGLURoundRows"
 PRODUCT = "MatMulBFloat16"
 """Inputs x bfloat16 [..., T, K], weight bfloat16 [N / panel, K / 2, panel, 2]; output float32 [..., T, N]."""
 PRODUCT_ADD = "MatMulAddBFloat16"
-"""Inputs as MatMulBFloat16's and residual float32 [..., T, N]; output float32 [..., T, N]."""
+"""Inputs as MatMulBFloat16's and residual float32 [..., T, N] or [N]; output float32 [..., T, N]."""
+PRODUCT_GELU = "MatMulGELURoundRows"
+"""Inputs as MatMulBFloat16's and bias float32 [N]; attribute approximate, as Gelu's; output as RoundRows'."""
+PRODUCT_LAYER_NORM = "MatMulAddLayerNormRoundRows"
+"""Inputs as MatMulBFloat16's, bias [N], residual [..., T, N], the norm's weight and bias [N]; attribute epsilon. Outputs: the
+norm float32 [..., T, N], and RoundRows of it."""
 
 PANELS = (64, 48, 32, 16)
 """Columns of a panel, the first that divides N: four vectors of AVX-512, or less. Wider ones would not stay in registers."""
@@ -104,14 +113,47 @@ def _fuse(graph: ir.Graph) -> None:
                 replace(graph, node, [call(NORM, norm[0], epsilon=norm[1])])
             elif (inputs := next(match_swiglu(node.inputs[0]), None)) is not None:
                 replace(graph, node, [call(SWIGLU, inputs)])
+            elif (gelu := producer(node.inputs[0], "Gelu", reads=1)) is not None and (biased := _biased(gelu.inputs[0])):
+                approximate = gelu.attributes.get_string(APPROXIMATE, "none")
+                replace(graph, node, [call(PRODUCT_GELU, biased, approximate=approximate)])
+            else:
+                _fuse_layer_norm(graph, node)
         elif is_node(node, "Add"):
             for value, residual in both_ways(node):
                 product = producer(value, PRODUCT, reads=1, domain=DOMAIN)
-                if product is not None and same_shape(value, residual):
+                if product is not None and (same_shape(value, residual) or _is_bias(residual, value)):
                     x, weight = product.inputs
                     assert x is not None and weight is not None
                     replace(graph, node, [call(PRODUCT_ADD, [x, weight, residual])])
                     break
+
+
+def _is_bias(value: ir.Value, product: ir.Value) -> bool:
+    return is_constant(value) and product.shape is not None and list(value.shape or ()) == list(product.shape[-1:])
+
+
+def _biased(value: ir.Value | None) -> list[ir.Value] | None:
+    """The inputs of a product and its bias that nothing else reads, if they give the value."""
+    product = producer(value, PRODUCT_ADD, reads=1, domain=DOMAIN)
+    if product is None or value is None:
+        return None
+    inputs = [operand for operand in product.inputs if operand is not None]
+    return inputs if _is_bias(inputs[-1], value) else None
+
+
+def _fuse_layer_norm(graph: ir.Graph, rounding: ir.Node) -> None:
+    """Replaces the norm of a biased product and a residual, which others may read, and what rounds it."""
+    norm = producer(rounding.inputs[0], "LayerNormalization")
+    weights = layer_norm_weights(graph, norm)
+    for value, residual in both_ways(producer(norm.inputs[0], "Add", reads=1) if norm is not None else None):
+        if norm is not None and weights is not None and same_shape(value, residual) and (biased := _biased(value)):
+            inputs = [*biased, residual, *weights]
+            node = call(PRODUCT_LAYER_NORM, inputs, outputs=2, epsilon=norm.attributes.get_float("epsilon", 1e-5))
+            for old, out in zip((norm.outputs[0], rounding.outputs[0]), node.outputs, strict=True):
+                out.name, out.shape, out.type = old.name, old.shape, old.type
+                ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
+            graph.insert_before(norm, node)
+            return
 
 
 def define_round(model: ir.Model) -> None:
@@ -146,6 +188,23 @@ def define_product_add(model: ir.Model) -> None:
     define(model, PRODUCT_ADD, [x, weight, residual], body, [body.add("Add", _multiply(body, x, weight), residual)])
 
 
+def define_product_gelu(model: ir.Model) -> None:
+    """MatMulGELURoundRows."""
+    body, (x, weight, bias) = Body(), parameters("x", "weight", "bias")
+    passed = argument(APPROXIMATE, APPROXIMATE, ir.AttributeType.STRING)
+    active = body.add("Gelu", body.add("Add", _multiply(body, x, weight), bias), approximate=passed)
+    define(model, PRODUCT_GELU, [x, weight, bias], body, [_round(body, active)], [APPROXIMATE])
+
+
+def define_product_layer_norm(model: ir.Model) -> None:
+    """MatMulAddLayerNormRoundRows."""
+    body, inputs = Body(), parameters("x", "weight", "bias", "residual", "norm_weight", "norm_bias")
+    x, weight, bias, residual, *weights = inputs
+    summed = body.add("Add", body.add("Add", _multiply(body, x, weight), bias), residual)
+    normed = body.add("LayerNormalization", summed, *weights, axis=-1, epsilon=argument("epsilon", "epsilon"))
+    define(model, PRODUCT_LAYER_NORM, inputs, body, [normed, _round(body, normed)], ["epsilon"])
+
+
 def _round(body: Body, x: ir.Value) -> ir.Value:
     return body.add("Cast", x, to=ir.DataType.BFLOAT16)
 
@@ -162,6 +221,8 @@ DEFINITIONS = {
     SWIGLU: define_swiglu,
     PRODUCT: define_product,
     PRODUCT_ADD: define_product_add,
+    PRODUCT_GELU: define_product_gelu,
+    PRODUCT_LAYER_NORM: define_product_layer_norm,
 }
 
 

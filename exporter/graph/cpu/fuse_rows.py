@@ -101,7 +101,7 @@ def _norm(quantize: ir.Node) -> ir.Node | None:
 
 def _layer_norm(graph: ir.Graph, quantize: ir.Node) -> ir.Node | None:
     norm = producer(quantize.inputs[0], "LayerNormalization", reads=1)
-    weights = _layer_norm_weights(graph, norm)
+    weights = layer_norm_weights(graph, norm)
     if norm is None or weights is None or norm.inputs[0] is None:
         return None
     return call(LAYER_NORM, [norm.inputs[0], *weights], outputs=2, epsilon=norm.attributes.get_float("epsilon", 1e-5))
@@ -111,7 +111,7 @@ def _add_layer_norm(graph: ir.Graph, quantize: ir.Node) -> bool:
     """Replaces the norm of a sum, and what quantizes it; returns whether there is one."""
     scaled, factor = _factor(quantize.inputs[0], "LayerNormalization")
     norm = producer(scaled, "LayerNormalization")
-    weights = _layer_norm_weights(graph, norm)
+    weights = layer_norm_weights(graph, norm)
     added = producer(norm.inputs[0], "Add", reads=1) if norm is not None else None
     if norm is None or weights is None or added is None or (factor is not None and factor.shape != weights[0].shape):
         return False
@@ -136,7 +136,7 @@ def _factor(value: ir.Value | None, op: str) -> tuple[ir.Value | None, ir.Value 
     return value, None
 
 
-def _layer_norm_weights(graph: ir.Graph, norm: ir.Node | None) -> list[ir.Value] | None:
+def layer_norm_weights(graph: ir.Graph, norm: ir.Node | None) -> list[ir.Value] | None:
     """Weight and bias [K] of a LayerNormalization of rows; without a bias, zeros."""
     if norm is None or len(norm.outputs) != 1 or norm.attributes.get_int("stash_type", 1) != ir.DataType.FLOAT:
         return None

@@ -21,8 +21,8 @@ struct Table {
   std::size_t lanes;               // floats per vector
   Threads::Function pack, attend;  // data: AttentionWork
   // data: RowWork
-  Threads::Function quantize = nullptr, rms_norm_quantize = nullptr, layer_norm_quantize = nullptr;
-  Threads::Function activate_quantize = nullptr, gated_quantize = nullptr;
+  Threads::Function quantize = nullptr, rms_norm_quantize = nullptr, layer_norm = nullptr;
+  Threads::Function activate = nullptr, gated_quantize = nullptr;
   Threads::Function scale_add = nullptr, round = nullptr, rms_norm_round = nullptr, swiglu_round = nullptr;
   Threads::Function multiply = nullptr;  // data: PanelWork
   InnerProducts inner_products = nullptr;

@@ -207,6 +207,11 @@ def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
     inside = gate / (1 + np.exp(-gate.astype(np.float64))) * up
     define = bfloat16_products.DEFINITIONS
+    bias, scale, shift = normal(3, columns)
+    apart = product + bias + residual
+    apart -= apart.mean(-1, keepdims=True)
+    norm = (apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-3) * scale + shift).astype(np.float32)
+    operands = "rounded = rexit.RoundRows (x) \n weight = Cast <to = 16> (matrix)"
 
     def rounding(op: str, name: str, feed: Arrays, numbers: NDArray[Any], tolerance: float = 1e-5) -> Case:
         body = f"rounded = rexit.{op} ({', '.join(feed)}) \n wide = Cast <to = 1> (rounded)"
@@ -223,6 +228,25 @@ def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
         rounding("SwiGLURoundRows", "SwiGLURoundRows", {"gate": gate, "up": up}, inside, 4e-3),
         multiplying("MatMulBFloat16", feed, product),
         multiplying("MatMulAddBFloat16", feed | {"residual": residual}, product + residual),
+        multiplying("MatMulAddBFloat16", feed | {"bias": bias}, product + bias),
+        _case(
+            "MatMulGELURoundRows",
+            f'{operands} \n r = rexit.MatMulGELURoundRows <approximate = "none"> (rounded, weight, bias)'
+            " \n wide = Cast <to = 1> (r)",
+            feed | {"bias": bias},
+            {"wide": bfloat16(_gelu((product + bias).astype(np.float32), "none"))},
+            *(define["RoundRows"], define["MatMulGELURoundRows"]),
+            tolerance=4e-3,
+        ),
+        _case(
+            "MatMulAddLayerNormRoundRows",
+            f"{operands} \n normed, r = rexit.MatMulAddLayerNormRoundRows {EPSILON} "
+            "(rounded, weight, bias, residual, norm_weight, norm_bias) \n wide = Cast <to = 1> (r)",
+            feed | {"bias": bias, "residual": residual, "norm_weight": scale, "norm_bias": shift},
+            {"normed": norm, "wide": bfloat16(norm)},
+            *(define["RoundRows"], define["MatMulAddLayerNormRoundRows"]),
+            tolerance=4e-3,
+        ),
     ]
 
 

@@ -638,7 +638,7 @@ struct Operands {
     return from_bfloat16(weight[((panel * (of.depth / 2) + i / 2) * of.panel + column % of.panel) * 2 + i % 2]);
   }
   PanelProduct product(const float* add) {
-    return {x.data(), weight.data(), add, out.data(), of.rows, of.depth, of.panels, of.panel};
+    return {x.data(), weight.data(), {add, columns}, out.data(), of.rows, of.depth, of.panels, of.panel};
   }
 
   Panels of;
@@ -670,6 +670,39 @@ TEST(Products, OfPanels) {
           ASSERT_NEAR(operands.out[i], expected[i] + (kind == 0 ? 0 : operands.residual[i]), 1e-6 * (1 + size[i]))
               << name_of(*with) << ", rows " << of.rows << ", depth " << of.depth << ", kind " << kind << ", " << i;
       }
+  }
+}
+
+// Norms to the bit as apart, in blocks that end in the middle of a tile.
+TEST(Products, OfPanelsAreActivatedOrNormedAsApart) {
+  for (const Panels& of : {Panels{1, 2, 1, 16}, {7, 64, 3, 64}, {97, 576, 2, 64}, {550, 64, 1, 48}}) {
+    Operands operands(of);
+    const std::size_t columns = operands.columns, size = of.rows * columns;
+    const std::vector<float> bias = normal(columns), norm_weight = normal(columns), norm_bias = normal(columns);
+    for (const Table* with : tables()) {
+      std::vector<std::uint16_t> apart(size), out(size);
+      std::vector<float> normed_apart(size), normed(size);
+      PanelProduct product = operands.product(nullptr);
+      product.addend = {bias.data(), 0};
+      multiply_panels(product, Serial{}, *with);
+      std::vector<float> y = operands.out;
+      for (std::size_t i = 0; i < size; ++i) {
+        const double expected = y[i] / 2.0 * (1 + std::erf(y[i] / std::sqrt(2.0)));
+        apart[i] = bfloat16_bits(static_cast<float>(expected));
+      }
+      multiply_activate_round_rows(Activation::gelu, product, {out.data(), of.rows, columns}, TwoThreads{}, *with);
+      for (std::size_t i = 0; i < size; ++i)
+        ASSERT_NEAR(from_bfloat16(out[i]), from_bfloat16(apart[i]), 0.008 * std::fabs(from_bfloat16(apart[i])) + 1e-6);
+      std::vector<std::uint8_t> unread(size);
+      std::vector<float> unread_scales(of.rows), ones(columns, 1);
+      LayerNorm norm{y.data(), operands.residual.data(), norm_weight.data(), norm_bias.data(), ones.data(),
+                     1e-5F,    normed_apart.data()};
+      layer_norm_quantize_rows(norm, {unread.data(), unread_scales.data(), of.rows, columns}, Serial{}, *with);
+      norm.y = normed.data();
+      multiply_layer_norm_round_rows(product, norm, {out.data(), of.rows, columns}, TwoThreads{}, *with);
+      EXPECT_EQ(normed, normed_apart) << name_of(*with);
+      for (std::size_t i = 0; i < size; ++i) ASSERT_EQ(out[i], bfloat16_bits(normed[i])) << name_of(*with) << ", " << i;
+    }
   }
 }
 

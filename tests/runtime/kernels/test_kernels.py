@@ -22,7 +22,9 @@ TOKENS_FIRST = f"{ONE_HEAD} \n t = Transpose <perm = [0, 2, 1, 3]> (u)"  # [1, T
 
 PANEL = (
     "ones = Constant <value = float[1] {1}> () \n sizes = Constant <value = int64[4] {1, 8, 16, 2}> () \n"
-    "wide = Expand (ones, sizes) \n panel = Cast <to = 16> (wide)"
+    "wide = Expand (ones, sizes) \n panel = Cast <to = 16> (wide) \n columns = Constant <value = int64[1] {16}> () \n"
+    "sixteen = Expand (ones, columns) \n half = Constant <value = int64[1] {8}> () \n eight = Expand (ones, half) \n"
+    "row = ReduceMax <keepdims = 1, axes = [0]> (state)"
 )
 """A weight of 16 rows and 16 columns."""
 
@@ -45,6 +47,11 @@ SOUND = [
     f"{PANEL} \n r = rexit.RoundRows (state) \n number = rexit.MatMulBFloat16 (r, panel)",
     f"{PANEL} \n r = rexit.RoundRows (state) \n p = rexit.MatMulBFloat16 (r, panel) \n"
     "number = rexit.MatMulAddBFloat16 (r, panel, p)",
+    f"{PANEL} \n r = rexit.RoundRows (state) \n number = rexit.MatMulAddBFloat16 (r, panel, sixteen)",
+    f'{PANEL} \n r = rexit.RoundRows (state) \n p = rexit.MatMulGELURoundRows <approximate = "tanh"> (r, panel, sixteen) \n'
+    "number = Cast <to = 1> (p)",
+    f"{PANEL} \n r = rexit.RoundRows (state) \n p = rexit.MatMulBFloat16 (r, panel) \n"
+    "number, q = rexit.MatMulAddLayerNormRoundRows <epsilon = 0.1> (r, panel, sixteen, p, sixteen, sixteen)",
     f"{ONE_HEAD} \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
@@ -94,6 +101,13 @@ REFUSED = {
     "number = rexit.MatMulBFloat16 (r, panel)",
     "MatMulBFloat16: expected x [..., K]": f"{PANEL} \n r = rexit.RoundRows (state) \n"
     "s = Slice (panel, zero, three, two) \n number = rexit.MatMulBFloat16 (r, s)",
+    "MatMulGELURoundRows: expected a number per column": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    'p = rexit.MatMulGELURoundRows <approximate = "none"> (r, panel, eight) \n number = Cast <to = 1> (p)',
+    "MatMulAddLayerNormRoundRows: the shapes of product and residual": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    "number, p = rexit.MatMulAddLayerNormRoundRows <epsilon = 0.1> (r, panel, sixteen, row, sixteen, sixteen)",
+    "MatMulAddLayerNormRoundRows: expected a number per column": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    "q = rexit.MatMulBFloat16 (r, panel) \n"
+    "number, p = rexit.MatMulAddLayerNormRoundRows <epsilon = 0.1> (r, panel, sixteen, q, sixteen, eight)",
     "MatMulAddBFloat16: the shapes of product and residual": f"{PANEL} \n r = rexit.RoundRows (state) \n"
     "both = Concat <axis = 0> (panel, panel) \n number = rexit.MatMulAddBFloat16 (r, both, state)",
     "SlateAttention: expected [1, heads, tokens, head_dim]": "number = rexit.SlateAttention <scale = 0.5> "

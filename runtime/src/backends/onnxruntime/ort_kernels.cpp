@@ -79,10 +79,10 @@ class Call final : public Threads {
     return context_.GetOutput(index, shape.sizes.data(), shape.rank).GetTensorMutableData<T>();
   }
 
-  // The output: bfloat16 values in x's shape.
-  RoundedRows rounded(const Tensor& x) const {
+  // An output: bfloat16 values in x's shape.
+  RoundedRows rounded(const Tensor& x, std::size_t index = 0) const {
     require_rows(x);
-    return {output<std::uint16_t>(0, x), x.rows(), x.width()};
+    return {output<std::uint16_t>(index, x), x.rows(), x.width()};
   }
 
   // Outputs from `first` on: uint8 values in x's shape, and a scale per row.
@@ -378,26 +378,77 @@ struct SwigluRoundRowsKernel : RoundingKernel {
   }
 };
 
-template <bool adds>
-struct MatMulBFloat16Kernel : FloatKernel {
-  static constexpr const char* name = adds ? "MatMulAddBFloat16" : "MatMulBFloat16";
-  static constexpr std::size_t inputs = adds ? 3 : 2, outputs = 1;
+// Base of kernels with products of bfloat16. Inputs: x and a weight; then perhaps floats.
+struct PanelKernel : FloatKernel {
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
     return index < 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
 
-  void compute(const Call& call) const {
+  // Without addend and output. `out`: receives the product's shape.
+  static kernels::PanelProduct read(const Call& call, Tensor& out) {
     const Tensor x = call.input(0), weight = call.input(1);
     require_rows(x);
     require(weight.rank == 4 && weight.size(3) == 2 && weight.size(2) > 0 && weight.size(2) % kernels::panel_step == 0 &&
                 weight.size(1) > 0 && x.width() == 2 * weight.size(1),
             "expected x [..., K] and a weight [panels, K / 2, a multiple of 16 columns, 2]");
-    Tensor out = x;
+    out = x;
     out.sizes[x.rank - 1] = static_cast<std::int64_t>(weight.size(0) * weight.size(2));
-    kernels::multiply_panels({x.as<std::uint16_t>(), weight.as<std::uint16_t>(), adds ? residual(call, 2, out) : nullptr,
-                              call.output<float>(0, out), x.rows(), x.width(), weight.size(0), weight.size(2)},
-                             call);
+    out.count = x.rows() * out.width();
+    return {x.as<std::uint16_t>(), weight.as<std::uint16_t>(), {}, nullptr, x.rows(), x.width(), weight.size(0), weight.size(2)};
   }
+};
+
+template <bool adds>
+struct MatMulBFloat16Kernel : PanelKernel {
+  static constexpr const char* name = adds ? "MatMulAddBFloat16" : "MatMulBFloat16";
+  static constexpr std::size_t inputs = adds ? 3 : 2, outputs = 1;
+
+  void compute(const Call& call) const {
+    Tensor out;
+    kernels::PanelProduct product = read(call, out);
+    if (adds) product.addend = addend(call, 2, out);
+    product.out = call.output<float>(0, out);
+    kernels::multiply_panels(product, call);
+  }
+};
+
+// A further input: bias.
+struct MatMulGeluRoundRowsKernel : PanelKernel, Activated<true> {
+  static constexpr const char* name = "MatMulGELURoundRows";
+  static constexpr std::size_t inputs = 3, outputs = 1;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16; }
+
+  using Activated::Activated;
+
+  void compute(const Call& call) const {
+    Tensor out;
+    kernels::PanelProduct product = read(call, out);
+    product.addend = {per_column(call, 2, out), 0};
+    kernels::multiply_activate_round_rows(activation, product, call.rounded(out), call);
+  }
+};
+
+// Further inputs: bias, residual, the norm's weight and bias. Outputs: the norm, and its rounded rows.
+struct MatMulLayerNormRoundRowsKernel : PanelKernel {
+  static constexpr const char* name = "MatMulAddLayerNormRoundRows";
+  static constexpr std::size_t inputs = 6, outputs = 2;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
+    return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+  }
+
+  explicit MatMulLayerNormRoundRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
+
+  void compute(const Call& call) const {
+    Tensor y;
+    kernels::PanelProduct product = read(call, y);
+    product.addend = {per_column(call, 2, y), 0};
+    const float* weight = per_column(call, 4, y);
+    const kernels::LayerNorm norm{nullptr, residual(call, 3, y),    weight, per_column(call, 5, y), nullptr,
+                                  epsilon, call.output<float>(0, y)};
+    kernels::multiply_layer_norm_round_rows(product, norm, call.rounded(y, 1), call);
+  }
+
+  float epsilon;
 };
 
 // Base of kernels with products of int8. Inputs: x, its scales, and for each of `weights` weights its values, scales and offsets;
@@ -561,7 +612,8 @@ const Ort::CustomOpDomain& make_domain() {
                 EncoderAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel, LayerNormQuantizeRowsKernel<false>,
                 LayerNormQuantizeRowsKernel<true>, GeluQuantizeRowsKernel, GatedQuantizeRowsKernel<false>,
                 GatedQuantizeRowsKernel<true>, ScaleAddRowsKernel, RoundRowsKernel, RmsNormRoundRowsKernel, SwigluRoundRowsKernel,
-                MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
+                MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>, MatMulGeluRoundRowsKernel,
+                MatMulLayerNormRoundRowsKernel>(domain);
   // Without them ONNX Runtime expands their functions.
   if (kernels::table().int8 != nullptr)
     add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplyGatedQuantizeRowsKernel<false>,

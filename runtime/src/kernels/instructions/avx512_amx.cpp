@@ -38,7 +38,7 @@ REXIT_INLINE void multiply_tiles(const Int8ProductWork& work, std::size_t row, s
   }
   alignas(64) std::int32_t sums[R * tile_rows * pair];
   sum_tiles<Int8Tiles, R, 2>(work.x.values + row * work.x.width, work.x.width, columns, work.x.width / tile_depth, sums,
-                             pair * sizeof *sums, false);
+                             pair * sizeof *sums, nullptr, 0);
   for (std::size_t r = 0; r < rows; ++r) {
     Ints both[1][2];
     std::memcpy(both, sums + r * pair, sizeof both);

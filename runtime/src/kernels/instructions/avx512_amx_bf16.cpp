@@ -31,9 +31,9 @@ struct Columns {
 template <int R, int C>
 REXIT_INLINE void multiply_tiles(const float* left, std::size_t step, const Columns& right, float* out, std::size_t out_stride) {
   const std::size_t row_bytes = step * sizeof(float), out_bytes = out_stride * sizeof(float);
-  sum_tiles<Bfloat16Tiles, R, C>(left, row_bytes, right.whole, right.steps, out, out_bytes, false);
+  sum_tiles<Bfloat16Tiles, R, C>(left, row_bytes, right.whole, right.steps, out, out_bytes, nullptr, 0);
   if (right.has_last)
-    sum_tiles<Bfloat16Tiles, R, C>(left + right.steps * tile_pairs, row_bytes, right.last, 1, out, out_bytes, true);
+    sum_tiles<Bfloat16Tiles, R, C>(left + right.steps * tile_pairs, row_bytes, right.last, 1, out, out_bytes, out, out_bytes);
 }
 
 // Rows are multiplied 16 at a time, also spare ones behind the last.
@@ -90,15 +90,17 @@ void attend(void* data, std::size_t i) {
 
 // R * tile_rows rows of a panel's product from `row` on, or as many as tile 4 has.
 template <int R>
-void multiply_panel_rows(const PanelPart& part, std::size_t row, bool add) {
-  const std::size_t depth = part.product.depth, panel = part.product.panel, row_bytes = panel * sizeof(float);
-  const auto* weight = reinterpret_cast<const float*>(part.weight);
-  for (std::size_t column = 0; column < panel; column += 2 * tile_columns) {
-    const float* from = weight + column;
+void multiply_panel_rows(const PanelPart& part, std::size_t row) {
+  const PanelProduct& product = part.product;
+  const std::size_t row_bytes = product.panel * sizeof(float), begin = part.column();
+  const Addend& addend = product.addend;
+  for (std::size_t column = 0; column < product.panel; column += 2 * tile_columns) {
+    const float* from = reinterpret_cast<const float*>(part.weight) + column;
     const TileColumns right{{from, from + tile_columns}, row_bytes, tile_pairs * row_bytes};
-    const auto sum = column + tile_columns == panel ? sum_tiles<Bfloat16Tiles, R, 1> : sum_tiles<Bfloat16Tiles, R, 2>;
-    sum(part.row(row), depth * sizeof(std::uint16_t), right, depth / (2 * tile_pairs), part.out + row * part.width + column,
-        part.width * sizeof(float), add);
+    const float* first = addend.values == nullptr ? nullptr : addend.values + (part.first + row) * addend.step + begin + column;
+    const auto sum = column + tile_columns == product.panel ? sum_tiles<Bfloat16Tiles, R, 1> : sum_tiles<Bfloat16Tiles, R, 2>;
+    sum(part.row(row), product.depth * sizeof(std::uint16_t), right, product.depth / (2 * tile_pairs),
+        part.out + row * part.width + column, part.width * sizeof(float), first, addend.step * sizeof(float));
   }
 }
 
@@ -107,18 +109,17 @@ void multiply_panel_by_tiles(void* data, std::size_t i) {
   const PanelWork& work = *static_cast<const PanelWork*>(data);
   if (work.product.depth % (2 * tile_pairs) != 0) return multiply_panel_pairs<16, 4>(work, i);
   const PanelPart part(work, i);
-  const bool add = part.start();
   const Tiles tiles;
   Tiles::shape(tile_rows);
   std::size_t row = 0;
-  for (; row + 2 * tile_rows <= part.count; row += 2 * tile_rows) multiply_panel_rows<2>(part, row, add);
+  for (; row + 2 * tile_rows <= part.count; row += 2 * tile_rows) multiply_panel_rows<2>(part, row);
   if (row + tile_rows <= part.count) {
-    multiply_panel_rows<1>(part, row, add);
+    multiply_panel_rows<1>(part, row);
     row += tile_rows;
   }
   if (row < part.count) {
     Tiles::shape(part.count - row);
-    multiply_panel_rows<1>(part, row, add);
+    multiply_panel_rows<1>(part, row);
   }
 }
 

@@ -52,20 +52,20 @@ struct TileColumns {
   std::size_t row_bytes, step_bytes;
 };
 
-// sums [R * tile_rows, C * tile_columns] (+)= left * right, over `steps` of 64 bytes. `left`: row_bytes from a row to the next.
-// With R = 1 as many rows as tile 4 has.
+// sums [R * tile_rows, C * tile_columns] = first + left * right, over `steps` of 64 bytes; `first` may be null, or `sums`.
+// *_bytes: from a row to the next, 0 for one that is every row. With R = 1 as many rows as tile 4 has.
 template <class Product, int R, int C>
 REXIT_INLINE void sum_tiles(const void* left, std::size_t row_bytes, const TileColumns& right, std::size_t steps, void* sums,
-                            std::size_t sums_row_bytes, bool add) {
+                            std::size_t sums_row_bytes, const void* first, std::size_t first_row_bytes) {
   const auto at = [](const void* from, std::size_t bytes)
                       __attribute__((always_inline)) { return static_cast<const std::byte*>(from) + bytes; };
   auto* const to = static_cast<std::byte*>(sums);
   auto* const lower = to + tile_rows * sums_row_bytes;
-  if (add) {
-    _tile_loadd(0, to, sums_row_bytes);
-    if (C == 2) _tile_loadd(1, to + tile_bytes, sums_row_bytes);
-    if (R == 2) _tile_loadd(2, lower, sums_row_bytes);
-    if (R == 2 && C == 2) _tile_loadd(3, lower + tile_bytes, sums_row_bytes);
+  if (first != nullptr) {
+    _tile_loadd(0, first, first_row_bytes);
+    if (C == 2) _tile_loadd(1, at(first, tile_bytes), first_row_bytes);
+    if (R == 2) _tile_loadd(2, at(first, tile_rows * first_row_bytes), first_row_bytes);
+    if (R == 2 && C == 2) _tile_loadd(3, at(first, tile_rows * first_row_bytes + tile_bytes), first_row_bytes);
   } else {
     _tile_zero(0);
     if (C == 2) _tile_zero(1);

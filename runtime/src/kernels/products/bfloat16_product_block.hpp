@@ -34,12 +34,16 @@ struct PanelPart {
 
   REXIT_INLINE const std::uint16_t* row(std::size_t r) const { return product.x + (first + r) * product.depth; }
 
+  // The first column of the product.
+  REXIT_INLINE std::size_t column() const { return static_cast<std::size_t>(out - product.out) % width; }
+
   // Whether `out` has numbers to add to.
   REXIT_INLINE bool start() const {
-    if (product.residual != nullptr && product.residual != product.out)
+    const auto [values, step] = product.addend;
+    if (values != nullptr && values != product.out)
       for (std::size_t r = 0; r < count; ++r)
-        std::memcpy(out + r * width, product.residual + (out - product.out) + r * width, product.panel * sizeof(float));
-    return product.residual != nullptr;
+        std::memcpy(out + r * width, values + (first + r) * step + column(), product.panel * sizeof(float));
+    return values != nullptr;
   }
 };
 

@@ -78,14 +78,15 @@ struct RmsNormQuantizeRows {
   }
 };
 
-// `scale` is the norm's weight.
-struct LayerNormQuantizeRows {
+// Quantizes, or with RowWork::rounded rounds. `scale` is the norm's weight.
+struct LayerNormRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const std::size_t width = work.width, at = row * width;
     const float *x = work.x + at, *residual = work.other != nullptr ? work.other + at : nullptr;
     float *y = scratch_floats(width), *out = work.out != nullptr ? work.out + at : nullptr;
+    std::uint16_t* rounded = work.rounded != nullptr ? work.rounded + at : nullptr;
     typename L::Floats sums{}, squares{};
     across<W>(width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       typename L::Floats numbers = L::load(x + i, count);
@@ -107,11 +108,12 @@ struct LayerNormQuantizeRows {
       typename L::Floats normed =
           (L::load(y + i, count) - L::all(mean)) * norm * L::load(work.scale + i, count) + L::load(work.bias + i, count);
       if (out != nullptr) L::store(out + i, normed, count);
+      if (rounded != nullptr) return store_bfloat16<W>(rounded + i, normed, count);
       if (work.factor != nullptr) normed *= L::load(work.factor + i, count);
       maxima = L::larger(maxima, L::magnitude(normed));
       L::store(y + i, normed, count);
     });
-    quantize<W>(y, L::largest(maxima), work, row);
+    if (rounded == nullptr) quantize<W>(y, L::largest(maxima), work, row);
   }
 };
 
@@ -129,12 +131,19 @@ REXIT_INLINE void quantize_computed(const RowWork& work, std::size_t row, const 
   quantize<W>(y, L::largest(maxima), work, row);
 }
 
-struct ActivateQuantizeRows {
+// Quantizes, or with RowWork::rounded rounds.
+struct ActivateRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     with_activation(work.activation, [&](auto activation) __attribute__((always_inline)) {
+      if (work.rounded != nullptr) {
+        std::uint16_t* to = work.rounded + row * work.width;
+        return across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+          store_bfloat16<W>(to + i, activate<activation.value, W>(L::load(x + i, count)), count);
+        });
+      }
       quantize_computed<W>(work, row, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
         const typename L::Floats numbers = activate<activation.value, W>(L::load(x + i, count));
         return work.factor == nullptr ? numbers : numbers * L::load(work.factor + i, count);

@@ -24,7 +24,7 @@ void layer_norm_quantize_rows(const LayerNorm& norm, const QuantizedRows& out, c
   RowWork work{norm.x, norm.residual, norm.weight, norm.epsilon, out, norm.y, nullptr, out.rows, out.width};
   work.bias = norm.bias;
   work.factor = norm.factor;
-  run_rows(with.layer_norm_quantize, work, threads);
+  run_rows(with.layer_norm, work, threads);
 }
 
 void activate_quantize_rows(Activation activation, const float* x, const float* factor, const QuantizedRows& out,
@@ -32,7 +32,7 @@ void activate_quantize_rows(Activation activation, const float* x, const float* 
   RowWork work{x, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width};
   work.activation = activation;
   work.factor = factor;
-  run_rows(with.activate_quantize, work, threads);
+  run_rows(with.activate, work, threads);
 }
 
 void gated_quantize_rows(Activation activation, const float* gate, const float* up, const float* scale, const QuantizedRows& out,

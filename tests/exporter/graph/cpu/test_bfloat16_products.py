@@ -12,7 +12,18 @@ import pytest
 from builders.onnx_graphs.function_graphs import bfloat16
 from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.cpu.bfloat16 import NORM, PRODUCT, PRODUCT_ADD, ROUND, SWIGLU, bfloat16_products, pack, panel_of
+from rexit.exporter.graph.cpu.bfloat16 import (
+    NORM,
+    PRODUCT,
+    PRODUCT_ADD,
+    PRODUCT_GELU,
+    PRODUCT_LAYER_NORM,
+    ROUND,
+    SWIGLU,
+    bfloat16_products,
+    pack,
+    panel_of,
+)
 from rexit.exporter.graph.passes import tidy
 
 K, N = 64, 48
@@ -56,11 +67,49 @@ segment (float[1, T, 64] x) => (float[1, T, 48] a, float[1, T, 48] b, float[1, T
 }"""
     x = with_outlier(5, K)
     model = tidy(bfloat16_products(_made(text)))
-    assert count(model) == {ROUND: 2, PRODUCT: 3, "Add": 1}
+    assert count(model) == {ROUND: 2, PRODUCT: 2, PRODUCT_ADD: 1}
     actual = run(model, {"x": x}, tmp_path)
     for name, matrix in (("a", weight(K, N)), ("b", weight(K, N, 2))):
         expected = bfloat16(x).astype(np.float64) @ bfloat16(matrix).astype(np.float64)
         np.testing.assert_allclose(actual[name], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+ENCODER = """
+segment (float[1, T, 64] x) => (float[1, T, 64] z) {
+  product = MatMul(x, w_gate)
+  inner = Add(product, inner_bias)
+  active = Gelu(inner)
+  projected = MatMul(active, w_down)
+  down = Add(projected, bias)
+  mixed = Add(down, x)
+  normed = LayerNormalization <axis = -1, epsilon = 0.001> (mixed, weight, bias)
+  y = MatMul(normed, w_last)
+  z = Add(y, normed)
+}"""
+ENCODER_FUSED = {ROUND: 1, PRODUCT_GELU: 1, PRODUCT_LAYER_NORM: 1, PRODUCT_ADD: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("", ""), ENCODER_FUSED),
+        (("T, 64] z)", "T, 64] z, float[1, T, 64] normed)"), ENCODER_FUSED),
+        (("T, 64] z)", "T, 64] z, float[1, T, 64] down)"), {ROUND: 2, PRODUCT_GELU: 1, PRODUCT_ADD: 2}),
+        (("T, 64] z)", "T, 64] z, float[1, T, 64] mixed)"), {ROUND: 2, PRODUCT_GELU: 1, PRODUCT_ADD: 2}),
+        (("T, 64] z)", "T, 64] z, float[1, T, 48] active)"), {ROUND: 2, PRODUCT_LAYER_NORM: 1, PRODUCT_ADD: 2}),
+        (("Add(projected, bias)", "Neg(projected)"), {ROUND: 2, PRODUCT_GELU: 1, PRODUCT: 1, PRODUCT_ADD: 1}),
+    ],
+)
+def test_a_product_and_its_bias_with_what_rounds_them(change: tuple[str, str], expected: dict[str, int], tmp_path: Path) -> None:
+    constants = {"w_gate": weight(K, N), "w_down": weight(N, K, 3), "w_last": weight(K, K, 8), "weight": weight(1, K, 4)[0]}
+    constants |= {"bias": weight(1, K, 5)[0], "inner_bias": weight(1, N, 6)[0]}
+    text, x = ENCODER.replace(*change), with_outlier(7, K)
+    model = tidy(bfloat16_products(graph(text, constants)))
+    nodes = count(model)
+    assert {name: nodes[name] for name in (*ENCODER_FUSED, PRODUCT) if nodes[name]} == expected
+    exact, actual = run(graph(text, constants), {"x": x}, tmp_path), run(model, {"x": x}, tmp_path)
+    for name in exact:
+        assert error(actual[name], exact[name]) < 0.01, name
 
 
 @pytest.mark.parametrize("output", ["hidden", "silu", "gate", "normed", "down"])
