@@ -103,9 +103,9 @@ struct Case {
   std::size_t window = 0;
 };
 
-// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a softmax's numerator may round
-// to the other neighbour, which is at most 1/128 of its share away.
-void check(const Case& c, const Table& with, float scale, const Threads& threads, As as, double tolerance = 5e-6,
+// Every table and way of running tasks, on the same inputs, which have exactly the right sizes, so that a sanitizer detects reads
+// beyond them. In bfloat16 a softmax's numerator may round to the other neighbour, which is at most 1/128 of its share away.
+void check(const Case& c, float scale, As as, const std::vector<const Threads*>& ways, double tolerance = 5e-6,
            bool bfloat16 = false) {
   std::vector<std::int64_t> groups;
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
@@ -114,11 +114,8 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   const auto query = normal(c.heads * tokens * c.dim);
   const Numbers key(c.kv_heads * tokens, c.dim, as), value(c.kv_heads * tokens, c.dim, as);
   const Numbers past_key(c.kv_heads * c.prefix, c.dim, as), past_value(c.kv_heads * c.prefix, c.dim, as);
-  std::vector<float> out(c.heads * tokens * c.dim, NAN);
-  attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(), c.heads,
-          c.kv_heads, tokens, c.prefix, c.dim, scale, bfloat16, c.window},
-         threads, with);
   const auto operand = [&](float number) { return double{bfloat16 ? rounded(number) : number}; };
+  std::vector<double> expected(query.size()), sizes(query.size());  // a size: the sum of magnitudes
   for (std::size_t head = 0; head < c.heads; ++head) {
     const std::size_t kv = head / shared;
     for (std::size_t t = 0, first = 0; t < tokens; ++t) {
@@ -146,16 +143,24 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
         if (bfloat16) share = rounded(static_cast<float>(share));
       }
       for (std::size_t d = 0; d < c.dim; ++d) {
-        double expected = 0, size = 0;
+        const std::size_t at = (head * tokens + t) * c.dim + d;
         for (std::size_t i = 0; i < values.size(); ++i) {
-          expected += shares[i] / sum * operand(values[i][d]);
-          size += shares[i] / sum * std::fabs(operand(values[i][d]));
+          expected[at] += shares[i] / sum * operand(values[i][d]);
+          sizes[at] += shares[i] / sum * std::fabs(operand(values[i][d]));
         }
-        ASSERT_NEAR(out[(head * tokens + t) * c.dim + d], expected, bfloat16 ? tolerance + size / 128 : tolerance)
-            << "head " << head << ", token " << t;
       }
     }
   }
+  for (const Table* with : tables())
+    for (const Threads* threads : ways) {
+      std::vector<float> out(query.size(), NAN);
+      attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(),
+              c.heads, c.kv_heads, tokens, c.prefix, c.dim, scale, bfloat16, c.window},
+             *threads, *with);
+      for (std::size_t i = 0; i < out.size(); ++i)
+        ASSERT_NEAR(out[i], expected[i], bfloat16 ? tolerance + sizes[i] / 128 : tolerance)
+            << name_of(*with) << ", head " << i / c.dim / tokens << ", token " << i / c.dim % tokens;
+    }
 }
 
 #if defined(__x86_64__) && defined(__GLIBC__)
@@ -205,14 +210,15 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {2, 2, 0, 64, {1, 1, 2}, 1},
       {4, 2, 5, 16, {50, 31, 96}, 33},
   };
-  for (const Table* with : tables())
-    for (const Case& c : cases)
-      for (const As as : all_kinds) {
-        SCOPED_TRACE(name_of(*with) + ", head_dim " + std::to_string(c.dim) + name_of(as));
-        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{}, as);
-        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, as);
-        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, as, 5e-6, true);
-      }
+  const Serial serial;
+  const TwoThreads two;
+  for (const Case& c : cases)
+    for (const As as : all_kinds) {
+      SCOPED_TRACE("head_dim " + std::to_string(c.dim) + name_of(as));
+      const float scale = 1 / std::sqrt(static_cast<float>(c.dim));
+      check(c, scale, as, {&serial, &two});
+      check(c, scale, as, {&two}, 5e-6, true);
+    }
 }
 
 // Pairs have no tokens of two candidates: what is no number in one stays there.
@@ -239,7 +245,8 @@ TEST(SlateAttention, KeepsNaNOutOfOtherCandidates) {
 
 // Scores in the hundreds: all weight is on one key, and underflow loses none of it.
 TEST(SlateAttention, HoldsLargeScores) {
-  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, As::floats, 1e-3);
+  const Serial serial;
+  check({4, 2, 20, 16, {5, 6}}, 60, As::floats, {&serial}, 1e-3);
 }
 
 // In bfloat16 to the bit, also where what lies around it is no number. Blocks and tiles are cut elsewhere then.
