@@ -2,7 +2,7 @@
 
     make bench-peers                                              once
     python benchmarks/speed/encoders.py CROSS_ENCODER --slates SLATES [--bundle BUNDLE] [--rounds 9] [--json]
-    python benchmarks/speed/encoders.py CROSS_ENCODER --slates SLATES --shape ettin-68m
+    python benchmarks/speed/encoders.py CROSS_ENCODER --slates SLATES --shape ettin-68m [--only st_onnx_int8]
 
 CROSS_ENCODER is a folder of sentence-transformers or transformers, SLATES a file of `examples/reranker/scifact.py`: 100 documents
 for a claim of the test split, pairs cut at 250 tokens, texts in and log-odds out, so tokenization is part of all times. --bundle
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
     parser.add_argument("--work", type=Path, default=Path("build/bench/encoders"))
+    parser.add_argument("--only", help="the peers to ask, separated by commas; all by default")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prepare", action="store_true", help="write the models and bundles, and measure nothing")
@@ -167,6 +168,8 @@ def main() -> None:
     pairs = write_pairs(args.slates, work / "pairs")
     correlation = 0.9 if args.shape is None else 0.5  # random weights give all documents nearly the same log-odds
     started, ours, others = plans(args.peers, model.absolute(), bundle, args.bundle, pairs.absolute(), correlation)
+    skipped = {name for name in SENTENCE_TRANSFORMERS if args.only and name not in args.only.split(",")}
+    started = {name: plan for name, plan in started.items() if name not in skipped}
     with loaded(started, args.threads, work, {contender.peer for contender in ours}) as (running, left_out):
         if args.prepare:
             return
@@ -180,7 +183,7 @@ def main() -> None:
         about = {name: peer.about for name, peer in running.items()}
     result = {
         "cases": {f"{work.name}, {PAIRS} pairs": case},
-        "left_out": left_out,
+        "left_out": left_out | dict.fromkeys(sorted(skipped), "not asked for"),
         "threads": args.threads,
         "machine": machine(),
         "about": about,
