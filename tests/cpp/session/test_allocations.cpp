@@ -211,7 +211,11 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
     kernels::round_rows(x.data(), {rounded.data(), 4 * tokens, 16}, Serial{});
     kernels::rms_norm_round_rows(x.data(), weight.data(), 1, {rounded.data(), 4 * tokens, 16}, Serial{});
     kernels::swiglu_round_rows(x.data(), x.data(), {rounded.data(), 4 * tokens, 16}, Serial{});
-    kernels::multiply_panels({rounded.data(), panel.data(), x.data(), out.data(), 4 * tokens, 16, 1, 16}, Serial{});
+    const kernels::PanelProduct product{rounded.data(), panel.data(), {x.data(), 16}, out.data(), 4 * tokens, 16, 1, 16};
+    kernels::multiply_panels(product, Serial{});
+    kernels::multiply_activate_round_rows(kernels::Activation::gelu, product, {rounded.data(), 4 * tokens, 16}, Serial{});
+    kernels::multiply_layer_norm_round_rows(product, {nullptr, x.data(), weight.data(), weight.data(), nullptr, 1, out.data()},
+                                            {rounded.data(), 4 * tokens, 16}, Serial{});
     return allocations - before;
   };
   EXPECT_GT(all(9), 0u);
