@@ -63,8 +63,7 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Columns `score.NAME` are read, too. OUT has all rows in their order, or those that --top-k or --floor keeps, best first. The
-    same command resumes.
+    Columns `score.NAME` are read, too. OUT has all rows, or what --top-k or --floor keeps. It resumes.
     """
     if pairs is not None:
         if user is not None or items is not None or retrieve is not None or recent or scores:
