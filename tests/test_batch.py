@@ -96,13 +96,13 @@ def test_a_floor_leaves_rows_out(held_out: HeldOut, tmp_path: Path) -> None:
     with pytest.raises(RexitError, match="no floor"):
         score_table(opened.path, floor=True)(pairs.to_arrow())
     replace(policy, floor={"c": c, "recall": 0.95, "confidence": 0.95, "users": 90}).write(opened.folder / "policy.json")
-    kept = pl.from_arrow(score_table(opened.path, floor=True)(pairs.to_arrow()))
-    assert isinstance(kept, pl.DataFrame)
+    scored = pl.from_arrow(score_table(opened.path, floor=True)(pairs.to_arrow()))
+    assert isinstance(scored, pl.DataFrame)
     above = everything.filter(pl.col("raw_log_odds") >= c)
-    assert 0 < kept.height < everything.height and sorted(kept["note"]) == sorted(above["note"])
+    assert 0 < scored.height < everything.height and sorted(scored["note"]) == sorted(above["note"])
     pairs.write_parquet(tmp_path / "pairs.parquet")
     score(opened.path, tmp_path / "pairs.parquet", tmp_path / "out.parquet", floor=True)
-    assert pl.read_parquet(tmp_path / "out.parquet").equals(kept)
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(scored)
 
 
 def test_the_number_of_rows_is_not_the_policys_k(held_out: HeldOut, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def asked_in_turn(
             if n >= 0:
                 times[contender.name][n] = elapsed
                 answers[contender.name] += log_odds
-        told = ", ".join(f"{contender} {of[n]:.0f}" for contender, of in times.items()) if n >= 0 else "warm-up"
-        print(f"{name}: round {n + 1} of {rounds}, ms: {told}", file=sys.stderr)
+        elapsed_ms = ", ".join(f"{contender} {of[n]:.0f}" for contender, of in times.items()) if n >= 0 else "warm-up"
+        print(f"{name}: round {n + 1} of {rounds}, ms: {elapsed_ms}", file=sys.stderr)
     expected = np.array(answers[reference])
     compared = {
         contender.name: agreement(np.array(answers[contender.name]), expected)

@@ -108,6 +108,21 @@ def both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
             yield second, first
 
 
+def take_over(graph: ir.Graph, node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Makes a new node's outputs replace these values, with their names, shapes and types, where the first is computed."""
+    first = values[0].producer()
+    assert first is not None
+    for old, out in zip(values, node.outputs, strict=True):
+        out.name, out.shape, out.type = old.name, old.shape, old.type
+        ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
+    graph.insert_before(first, node)
+
+
+def is_bias(value: ir.Value, product: ir.Value) -> bool:
+    """Whether the value is a constant with a number for each of the product's columns."""
+    return is_constant(value) and product.shape is not None and list(value.shape or ()) == list(product.shape[-1:])
+
+
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
     """Whether both shapes are known and equal."""
     if a.shape is None or b.shape is None or a.shape != b.shape:

@@ -44,12 +44,13 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
-    is_constant,
+    is_bias,
     is_node,
     parameters,
     producer,
     replace,
     same_shape,
+    take_over,
 )
 
 ROUND = "RoundRows"
@@ -121,15 +122,11 @@ def _fuse(graph: ir.Graph) -> None:
         elif is_node(node, "Add"):
             for value, residual in both_ways(node):
                 product = producer(value, PRODUCT, reads=1, domain=DOMAIN)
-                if product is not None and (same_shape(value, residual) or _is_bias(residual, value)):
+                if product is not None and (same_shape(value, residual) or is_bias(residual, value)):
                     x, weight = product.inputs
                     assert x is not None and weight is not None
                     replace(graph, node, [call(PRODUCT_ADD, [x, weight, residual])])
                     break
-
-
-def _is_bias(value: ir.Value, product: ir.Value) -> bool:
-    return is_constant(value) and product.shape is not None and list(value.shape or ()) == list(product.shape[-1:])
 
 
 def _biased(value: ir.Value | None) -> list[ir.Value] | None:
@@ -138,7 +135,7 @@ def _biased(value: ir.Value | None) -> list[ir.Value] | None:
     if product is None or value is None:
         return None
     inputs = [operand for operand in product.inputs if operand is not None]
-    return inputs if _is_bias(inputs[-1], value) else None
+    return inputs if is_bias(inputs[-1], value) else None
 
 
 def _fuse_layer_norm(graph: ir.Graph, rounding: ir.Node) -> None:
@@ -149,11 +146,7 @@ def _fuse_layer_norm(graph: ir.Graph, rounding: ir.Node) -> None:
         if norm is not None and weights is not None and same_shape(value, residual) and (biased := _biased(value)):
             inputs = [*biased, residual, *weights]
             node = call(PRODUCT_LAYER_NORM, inputs, outputs=2, epsilon=norm.attributes.get_float("epsilon", 1e-5))
-            for old, out in zip((norm.outputs[0], rounding.outputs[0]), node.outputs, strict=True):
-                out.name, out.shape, out.type = old.name, old.shape, old.type
-                ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
-            graph.insert_before(norm, node)
-            return
+            return take_over(graph, node, (norm.outputs[0], rounding.outputs[0]))
 
 
 def define_round(model: ir.Model) -> None:

@@ -30,12 +30,14 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
+    is_bias,
     is_constant,
     is_node,
     parameters,
     producer,
     replace,
     same_shape,
+    take_over,
 )
 
 NORM = "RMSNormQuantizeRows"
@@ -121,10 +123,7 @@ def _add_layer_norm(graph: ir.Graph, quantize: ir.Node) -> bool:
     factor = factor or _filled(graph, weights[0], 1)
     epsilon = norm.attributes.get_float("epsilon", 1e-5)
     node = call(ADD_LAYER_NORM, [x, residual, *weights, factor], outputs=3, epsilon=epsilon)
-    for old, out in zip((*norm.outputs[:1], *quantize.outputs), node.outputs, strict=True):
-        out.name, out.shape, out.type = old.name, old.shape, old.type
-        ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
-    graph.insert_before(norm, node)
+    take_over(graph, node, (*norm.outputs[:1], *quantize.outputs))
     return True
 
 
@@ -194,8 +193,7 @@ def _approximate(gelu: ir.Node) -> dict[str, str]:
 def _scale_add(add: ir.Node) -> ir.Node | None:
     for value, residual in both_ways(add):
         scaled = scaled_product(value)
-        is_bias = is_constant(residual) and value.shape is not None and list(residual.shape or ()) == list(value.shape[-1:])
-        if scaled and (is_bias or same_shape(value, residual)):
+        if scaled and (is_bias(residual, value) or same_shape(value, residual)):
             return call(SCALE_ADD, [*scaled, residual])
     return None
 

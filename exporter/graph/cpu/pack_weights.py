@@ -33,7 +33,7 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
-    is_constant,
+    is_bias,
     parameters,
     producer,
     replace,
@@ -107,7 +107,7 @@ def _fused_with_bias(node: ir.Node) -> ir.Node | None:
     x, *others = node.inputs
     product = producer(x, MULTIPLY_ADD, reads=1, domain=DOMAIN)
     bias = product.inputs[-1] if product is not None else None
-    if product is None or bias is None or not is_constant(bias) or len(bias.shape or ()) != 1:
+    if product is None or bias is None or not is_bias(bias, product.outputs[0]):
         return None
     inputs = [value for value in (*product.inputs, *others) if value is not None]
     if node.op_type == GELU:
