@@ -1,6 +1,7 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
 # make demo-search   the same for a search: a reranker of Debian's packages
 # make test   the tests, Python and C++, but those that take long
+# make test-medium   the Python tests that take seconds each, such as whole exports
 # make test-all   all of them, the packages, the other architecture, the sanitizers and ten minutes of fuzzing
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make test-aarch64-short   the same with the tests of kernels, answers and the ABI alone
@@ -48,7 +49,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:example
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-search test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: setup demo demo-search test test-all test-python test-medium test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -187,6 +188,9 @@ PYTEST = REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest -n $(JOBS)
 
 test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	$(PYTEST)
+
+test-medium: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
+	$(PYTEST) -m 'medium and not slow'
 
 # One after the other, so that none takes another's core; the first that fails ends it.
 test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run

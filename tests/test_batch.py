@@ -61,6 +61,7 @@ def by_user(scorer: Callable[[pa.Table], pa.Table], pairs: pl.DataFrame) -> pl.D
     return pl.concat([pl.from_arrow(table) for table in tables])  # type: ignore[misc]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_an_engine_gets_the_scores_of_a_file(held_out: HeldOut, tmp_path: Path, small_parts: None, top_k: int) -> None:
     """To the bit: one table, a table for each user, or files in parts. The scorer has been pickled on the way."""
@@ -291,6 +292,7 @@ main()
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_killed_run_goes_on(held_out: HeldOut, tmp_path: Path, small_parts: None, suffix: str) -> None:
     source, out = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}"

@@ -30,6 +30,7 @@ def modules_of(extra: str) -> set[str]:
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("extra", ["batch", "calibrate", "export", "serve"])
 def test_every_module_of_an_extra_is_known(extra: str) -> None:
     public = {

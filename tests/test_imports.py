@@ -33,6 +33,7 @@ def test_command_line_loads_nothing_heavy() -> None:
     assert not loaded("import rexit.cli") & {*LATE, "numpy"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.bundle", "rexit.exporter.engine.compile"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
@@ -45,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "words",
     [
@@ -118,6 +120,7 @@ def imported(path: Path) -> Iterator[tuple[str, ...]]:
             yield (*below, name.name) if longer.is_dir() or longer.with_suffix(".py").is_file() else below
 
 
+@pytest.mark.medium
 def test_no_folders_import_each_other() -> None:
     """Inside the packages, too: who reads one folder needs to know those below it, and no others."""
     uses: dict[str, set[str]] = {}

@@ -51,6 +51,7 @@ def with_digits() -> tuple[CatalogContents, list[Input]]:
     return catalog, inputs
 
 
+@pytest.mark.medium
 def test_python_and_cpp_write_the_same_digits(tmp_path: Path) -> None:
     catalog, inputs = with_digits()
     values, kept = numbers(), 0

@@ -131,6 +131,7 @@ def test_first_stages_of_other_libraries() -> None:
             stage_scores(["bm25"], [{}, {}], own)
 
 
+@pytest.mark.medium
 def test_many_threads_share_one(reranker: Reranker) -> None:
     queries = [(f"{QUERY} " * (1 + n % 5), DOCUMENTS[n % 4 :]) for n in range(320)]
     expected = [reranker.rank(*query) for query in queries]

@@ -96,6 +96,7 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
             assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors, lists_of_some, lists_nearly_alike]
 )
@@ -130,6 +131,7 @@ def by_row(catalog: Catalog, recent: list[tuple[int, bool]]) -> list[tuple[int, 
     return [(row, liked) for row, (_, liked) in zip(rows, recent, strict=True)]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, lists_nearly_alike, in_strings])
 def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callable[[], CatalogContents]) -> None:
     """Known users, in the present and before, a new one, dislikes, ties, up to all items; a score, a trace and a prompt are those
@@ -168,6 +170,7 @@ def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callab
     assert refused and short
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
     numbers = [*NUMBERS, *COSINES, {"op": "score", "name": "bm25"}]

@@ -108,7 +108,9 @@ def _ctest(defect: Defect) -> str | None:
 def _pytest(defect: Defect) -> str | None:
     if defect.compiled:
         _must("make", "-s", f"BUILD={BUILD}", f"{BUILD}/.installed")
-    ended = _run(sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", *defect.python_tests)
+    ended = _run(
+        sys.executable, "-m", "pytest", "-x", "-m", "", "--tb=no", "-rfE", "-p", "no:cacheprovider", *defect.python_tests
+    )
     if ended.returncode == 0:
         return None
     failure = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)

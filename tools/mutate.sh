@@ -2,20 +2,24 @@
 # mutate.sh PYTHON FOLDER [MODULE]: changes the operators, comparisons and numbers of a Python module, one at a time, with cosmic-ray,
 # runs its tests after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/times.py;
 # without it, another module every day. FOLDER has cosmic-ray. The module has to be committed: it is changed in place.
+# SAMPLE=12: so many of the changes, drawn with a fixed seed.
 set -e
 python=$1 folder=$2 module=$3
 
-# tests/a/b/test_c.py, tests/a/test_c.py or the folder tests/a/b/c of a/b/c.py; otherwise the first three files that import it, or
-# all tests of its folder
+# tests/a/b/test_c.py, tests/a/test_c.py or the folder tests/a/b/c of a/b/c.py; otherwise the first three files that import it or
+# its package, or all tests of its folder
 tests_of() {
   stem=$(basename "$1" .py)
   package=$(dirname "$1" | sed 's|^src/rexit/*||')
   place=tests/$package
   for file in "$place/test_$stem.py" "$(dirname "$place")/test_$stem.py" "$place/$stem"; do
-    if [ -e "$file" ]; then echo "$file"; return; fi
+    if [ -f "$file" ] || ls "$file"/test_*.py >/dev/null 2>&1; then echo "$file"; return; fi
   done
   dotted=rexit$(echo "/$package" | sed 's|/$||; s|/|.|g')
-  files=$(git grep -lE "(from|import) $dotted\.$stem\b|from $dotted import .*\b$stem\b" -- 'tests/*test_*.py' | head -3 | tr '\n' ' ')
+  for import in "(from|import) $dotted\.$stem\b|from $dotted import .*\b$stem\b" "(from|import) $dotted\b"; do
+    files=$(git grep -lE "$import" -- 'tests/*test_*.py' | head -3 | tr '\n' ' ')
+    if [ -n "$files" ]; then break; fi
+  done
   case $place in
     tests/cli/*) place=tests/cli ;;
     tests/) place= ;;
@@ -39,7 +43,7 @@ cat >"$folder/config.toml" <<EOF
 module-path = "$module"
 timeout = 300
 excluded-modules = []
-test-command = "env -u PYTHONPATH $python -m pytest -q -x -p no:cacheprovider $tests"
+test-command = "env -u PYTHONPATH $python -m pytest -q -x -m 'not slow' -p no:cacheprovider $tests"
 distributor.name = "local"
 [cosmic-ray.filters.operators-filter]
 exclude-operators = [
@@ -53,6 +57,20 @@ export PYTHONPATH="$folder" PYTHONDONTWRITEBYTECODE=1
 run() { tool=$1; shift; "$python" "$folder/bin/$tool" "$@"; }
 run cosmic-ray init --force "$folder/config.toml" "$folder/session.sqlite"
 run cr-filter-operators "$folder/session.sqlite" "$folder/config.toml"
+"$python" - "$folder/session.sqlite" "${SAMPLE:-}" <<'EOF'
+import random, sqlite3, sys
+
+session = sqlite3.connect(sys.argv[1])
+jobs = [job for (job,) in session.execute(
+    "SELECT job_id FROM mutation_specs ORDER BY start_pos_row, start_pos_col, operator_name, occurrence")]
+filtered = {job for (job,) in session.execute("SELECT job_id FROM work_results")}
+possible = [job for job in jobs if job not in filtered]
+drawn = random.Random(0).sample(possible, min(int(sys.argv[2] or len(possible)), len(possible)))
+for table in ("work_results", "mutation_specs", "work_items"):
+    session.executemany(f"DELETE FROM {table} WHERE job_id = ?", [(job,) for job in set(jobs) - set(drawn)])
+session.commit()
+print(f"{len(drawn)} of {len(possible)} changes")
+EOF
 run cosmic-ray baseline "$folder/config.toml"
 run cosmic-ray exec "$folder/config.toml" "$folder/session.sqlite"
 run cr-report --show-diff --surviving-only "$folder/session.sqlite"

@@ -68,6 +68,7 @@ def test_filters_of_the_first_stage(rivals) -> None:
     assert (stops.tolist(), tiers.tolist()) == ([1, 0, 0, 0, 0, 1], [0, -1, -1, -1, -1, 0])
 
 
+@pytest.mark.medium
 def test_every_rule_is_certified_on_users_who_did_not_choose_it(rivals) -> None:
     validation, test = (traces(400, 12, (1.0, 0.3, 0.0), seed=seed, slate=12) for seed in (1, 2))
     goal, bundle = Goal((NDCG,), 0.1), SimpleNamespace(exits=(0, 1, 2), variant_sha256="digest")

@@ -34,6 +34,7 @@ def refusal(folder: Path) -> str | None:
     return None
 
 
+@pytest.mark.medium
 def test_damage(tmp_path: Path) -> None:
     accepted, sound = [], {kind: write_bundle(tmp_path / kind, options) for kind, (_, options) in KINDS.items()}
     for kind, name in FOUND:

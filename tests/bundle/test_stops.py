@@ -46,6 +46,7 @@ def cases(count: int, seed: int) -> Iterator[tuple[Policy, NDArray[np.float32], 
         yield policy, z.astype(np.float32), np.concatenate([[0], sizes.cumsum()])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(5))
 def test_as_the_book_says(seed: int) -> None:
     early = {"quorum": 0, "top_k": 0, "ordered": 0, "keep": 0}

@@ -44,6 +44,7 @@ def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
     )
 
 
+@pytest.mark.medium
 def test_a_certified_metric_without_labels_keeps_its_promise() -> None:
     limits = decided(("ndcg@5", "agreement"), 0.1).watch
     assert limits is not None and limits.loss == "agreement"

@@ -133,6 +133,7 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert sum(b["pairs"] for b in report["exits"][0]["reliability"]) == 300
 
 
+@pytest.mark.medium
 def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(dynamic: tuple[Path, Any]) -> None:
     """As timed where it was, else by the cost model."""
     place, done = dynamic
@@ -178,6 +179,7 @@ def calibrate_slates(place: Path, rows: list[dict[str, Any]], noise: tuple[float
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("weight", "below"), [(1.0, True), (0.0, False)], ids=["first stage", "shuffled"])
 def test_a_reranker_below_the_order_of_its_file_is_told_so(place: Path, weight: float, below: bool) -> None:
     drop_catalog(place / "bundle")
@@ -193,6 +195,7 @@ def test_a_reranker_below_the_order_of_its_file_is_told_so(place: Path, weight: 
     assert done.verdict.text.startswith(f"Check the model first. This model ranks below a baseline ({FILE_ORDER}): its ") == below
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("noise", [1.0, 1000.0], ids=["ranks", "by chance"])
 def test_without_labels_a_first_stage_that_nothing_agrees_with_is_told_first(place: Path, noise: float) -> None:
     """The labels would come from the model itself, so no other check sees it."""
@@ -208,6 +211,7 @@ def test_without_labels_a_first_stage_that_nothing_agrees_with_is_told_first(pla
     assert "so nobody has checked that it ranks" in done.verdict.text and row(done, "exit zero")["mean_layers"] == 0
 
 
+@pytest.mark.medium
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
     bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.05))
     assert done.verdict.text.startswith(
@@ -220,6 +224,7 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
     assert done.verdict.guarantee is None and done.report["users_needed"] is not None
 
 
+@pytest.mark.medium
 def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     """And in no certificate: that is about users."""
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
@@ -281,6 +286,7 @@ def never(folder: Path) -> FakeSession:
     pytest.fail("the model ran")
 
 
+@pytest.mark.medium
 def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     bundle, first = run(place)
     again, written = dataclasses.replace(OPTIONS, from_traces=True), (bundle.folder / "policy.json").read_bytes()
@@ -297,6 +303,7 @@ def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
 
 
+@pytest.mark.medium
 def test_the_prior_shift_moves_probabilities_and_no_decision(place: Path) -> None:
     bundle, plain = run(place)
     again = dataclasses.replace(OPTIONS, from_traces=True)
@@ -383,6 +390,7 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
     assert bundle.policy() == done.policy
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
 def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) -> None:
     """One that decides otherwise than traced, or is slower, must never answer anybody."""
@@ -401,6 +409,7 @@ def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) ->
     assert [path.name for path in bundle.path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("disturbed", "counted"), [(1, False), (2, True)])
 def test_costs_that_fit_badly_are_measured_again_and_then_counted(crowd: Path, disturbed: int, counted: bool) -> None:
     """Times that other programs disturb, in the first measurement alone or in both: the traces are good, and so is the policy."""
@@ -445,6 +454,7 @@ class NoTraces(FakeSession):
         return super().trace(request)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -469,6 +479,7 @@ def test_metrics_that_were_asked_for_are_never_replaced(place: Path) -> None:
     assert done.report["settings"]["metrics"] == ["expected-ndcg@10"]
 
 
+@pytest.mark.medium
 def test_the_policy_says_what_requests_were_like(place: Path) -> None:
     bundle, _ = run(place)
     policy = bundle.policy()
@@ -515,6 +526,7 @@ class Interrupted(FakeSession):
         super().warm_up()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
 @pytest.mark.parametrize(
     ("kind", "full", "error", "message"),
@@ -570,6 +582,7 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
     assert _count_as_traced(session, policy, [slate], [np.array([0, 0])], 0.01 / 9) == 2
 
 
+@pytest.mark.medium
 def test_policy_of_another_variant_is_replaced(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     full_depth(3, "another").write(bundle.folder / "policy.json")
@@ -644,6 +657,7 @@ def test_users_who_retrieve_nothing_are_not_judged_and_nobody_is_refused_first(p
         _other_traces(nobody, catalog, Candidates("retrieved", 7), silent)
 
 
+@pytest.mark.medium
 def test_the_policy_is_judged_on_other_candidates_for_information(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slate of each test user: all likes and drawn items, on which nothing is chosen or certified."""
     plain = run(place)[1]

@@ -73,6 +73,7 @@ def choose(losses: np.ndarray) -> int:
     return int(losses.mean(1).argmin())
 
 
+@pytest.mark.medium
 def test_a_promise_holds_by_users_who_did_not_choose_alone() -> None:
     """A bad policy is certified no more often than promised; by the users who chose it would be."""
 
@@ -91,6 +92,7 @@ def in_order(chose: np.ndarray, unseen: np.ndarray, limit: float) -> list[int]:
     return order[:certified].tolist()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("noise", "good"), [(BOLDER, 3), *fast([(BOLDER, 5), (ALIKE[:8], 0)])])
 def test_several_policies_may_be_tried_in_a_fixed_order(noise: tuple[float, ...], good: int) -> None:
     assert 0.01 < violated(in_order, noise, good) <= LEVEL + SLACK
@@ -124,6 +126,7 @@ def hardly_any_spread(random: np.random.Generator, n: int) -> np.ndarray:
     return 0.01 + random.uniform(-1e-3, 1e-3, n)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("n", fast([50, 1000], 50))
 @pytest.mark.parametrize("losses", [both_ways, mostly_nothing, rare_disaster, hardly_any_spread])
 def test_p_values_are_small_no_more_often_than_they_say(losses: Callable[[np.random.Generator, int], np.ndarray], n: int) -> None:

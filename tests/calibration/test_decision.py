@@ -29,6 +29,7 @@ def decided(noise: tuple[float, ...], goal: Goal = GOAL, users: int = 600, free:
     return decide_on(validation, goal, test, costs)
 
 
+@pytest.mark.medium
 def test_good_early_heads_pay_and_are_certified() -> None:
     decision = decided((0.6, 0.0))
     assert decision.chosen is not None and decision.chosen.certified and decision.chosen.p_value <= 0.05
@@ -60,6 +61,7 @@ def test_what_chooses_is_not_what_certifies() -> None:
     assert candidate.p_value == pytest.approx(max(p), rel=1e-3)
 
 
+@pytest.mark.medium
 def test_a_tail_is_certified_beside_the_mean() -> None:
     """Both must hold at the whole level; a tail that no policy keeps leaves full depth."""
     loose, tight = (decided((0.6, 0.3, 0.0), replace(GOAL, tail=Tail(*tail))) for tail in ((0.1, 0.3), (0.01, 0.001)))
@@ -72,6 +74,7 @@ def test_a_tail_is_certified_beside_the_mean() -> None:
     assert tight.users_needed is not None and tight.users_needed > 395
 
 
+@pytest.mark.medium
 def test_as_many_users_as_the_shortfall_names_certify() -> None:
     """Twice as many certify, and a fifth do not."""
     goal = Goal(GOAL.metrics, 0.02)
@@ -81,6 +84,7 @@ def test_as_many_users_as_the_shortfall_names_certify() -> None:
     assert decided((0.6, 0.3, 0.0), goal, users=int(2 * small.users_needed)).candidates[0].certified
 
 
+@pytest.mark.medium
 def test_users_without_a_value_are_not_counted_as_tested() -> None:
     """A certificate of NDCG@5 that names them names users who had no part in it."""
     t = traces(600, 10, [0.6, 0.0], seed=1)
@@ -98,6 +102,7 @@ def test_users_without_a_value_are_not_counted_as_tested() -> None:
     }
 
 
+@pytest.mark.medium
 def test_what_is_not_certified_is_not_chosen() -> None:
     """Sixty users cannot certify a drop of 0.01, however good the heads are."""
     decision = decided((0.3, 0.2, 0.0), Goal(GOAL.metrics, 0.01), users=90)
@@ -107,6 +112,7 @@ def test_what_is_not_certified_is_not_chosen() -> None:
     assert row(decision, "policy").drops == row(decision, "full depth").drops
 
 
+@pytest.mark.medium
 def test_nothing_behind_the_first_that_fails_is_certified() -> None:
     decision = decided((2.0, 1.2, 0.0))
     certified = [candidate.certified for candidate in decision.candidates]
@@ -116,6 +122,7 @@ def test_nothing_behind_the_first_that_fails_is_certified() -> None:
     assert budgets == sorted(budgets)
 
 
+@pytest.mark.medium
 def test_gains_are_over_each_fixed_depth() -> None:
     decision = decided((2.0, 0.7, 0.0), Goal(GOAL.metrics, 0.08))
     assert decision.chosen is not None and decision.chosen.fixed is None and [gain.exit for gain in decision.gains] == [0, 1]
@@ -138,6 +145,7 @@ def test_no_exit_pays_where_depth_costs_nothing() -> None:
     assert decided((0.0, 0.0, 0.0), free=True).chosen is None
 
 
+@pytest.mark.medium
 def test_backwards_head_never_stops() -> None:
     t = traces(600, 10, [0.2, 0.1, 0.0])
     t.log_odds[:, 0] *= -1
@@ -146,6 +154,7 @@ def test_backwards_head_never_stops() -> None:
     assert decision.chosen is not None and (decision.policy.stops(t.log_odds, t.offsets) >= 1).all()
 
 
+@pytest.mark.medium
 def test_maps_make_depths_comparable() -> None:
     """Heads on scales ten apart: ranking by raw log-odds would be ruined, ranking by c is not."""
     parts = []
@@ -159,6 +168,7 @@ def test_maps_make_depths_comparable() -> None:
     assert row(decision, "policy").drops["auc"][0] < 0.04
 
 
+@pytest.mark.medium
 def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
     goal = Goal((parse("top-k-overlap@3"),), 0.05, top_k=3)
     with_rule = decided((1.0, 0.5, 0.0), goal)
@@ -168,6 +178,7 @@ def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
     assert row(with_rule, "policy").drops["top-k-overlap@3"][0] < 0.05
 
 
+@pytest.mark.medium
 def test_test_split_has_no_say() -> None:
     first = decided((0.6, 0.0))
     second = decide_on(traces(600, 10, [0.6, 0.0], seed=1), GOAL, traces(600, 10, [0.6, 0.0], seed=3))
@@ -218,6 +229,7 @@ def test_few_pairs_choose_where_there_are_many() -> None:
     assert (np.diff(chooses.offsets) == 10).all() and chooses.user_count == len(chooses) // 60
 
 
+@pytest.mark.medium
 def test_without_labels_maps_follow_the_full_model() -> None:
     """No label is read: other labels give the same decision. The last head's own map leaves it as it is."""
     validation, test = (traces(600, 10, [0.6, 0.0], seed=seed) for seed in (1, 2))

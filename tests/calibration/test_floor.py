@@ -41,6 +41,7 @@ def drawn(random: np.random.Generator, level: float = 0.2) -> float | None:
     return highest_floor(proposed_by, certifying, answers(POLICY, certifying), 0.1, level)
 
 
+@pytest.mark.medium
 def test_the_promise_holds_as_often_as_it_says() -> None:
     """200 calibrations with a confidence of 80 %: the share of wrong floors is at most 20 %, and floors leave much out. The
     quantile of the certifying users' own losses, which promises nothing, is wrong far more often."""
@@ -56,6 +57,7 @@ def test_the_promise_holds_as_often_as_it_says() -> None:
     assert np.mean([world.recall(floor) < 0.9 for floor in naive]) > 0.35
 
 
+@pytest.mark.medium
 def test_it_holds_for_a_policy_that_the_same_users_chose() -> None:
     """The worst of five policies: each has a fifth of the level."""
     random, world = np.random.default_rng(2), World(queries(10_000, np.random.default_rng(3)))

@@ -101,6 +101,7 @@ def test_auto_does_not_read_all_heads_for_next_to_nothing(monkeypatch: pytest.Mo
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
 
 
+@pytest.mark.medium
 def test_auto_reads_the_own_head_where_the_others_know_no_more() -> None:
     t = traces(200, 10, [1.0, 0.5, 0.0])  # what an exit does not know, the earlier ones do not know either
     choice = maps.choose("auto", t, GOAL.metrics)
@@ -122,6 +123,7 @@ def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
 
 
+@pytest.mark.medium
 def test_a_policy_of_all_heads_is_certified_against_what_the_runtime_answers_at_full_depth() -> None:
     t, test, decision = differing(), differing(seed=2), decided()
     assert decision.choice.reads == "all" and decision.chosen is not None
@@ -152,6 +154,7 @@ def test_full_depth_reads_all_heads_too() -> None:
         assert row(full, "policy").values == row(full, "full depth").values
 
 
+@pytest.mark.medium
 def test_auto_reads_all_heads_also_where_likes_are_rare() -> None:
     """A gain in nats is small there, as the loss is."""
     t = differing(1500)

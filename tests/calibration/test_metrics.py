@@ -79,6 +79,7 @@ BRUTE = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("levels", [2.0, 1e6])
 @pytest.mark.parametrize("name", PER_USER)
 def test_every_user_is_judged_as_one_at_a_time(name: str, levels: float) -> None:
@@ -112,6 +113,7 @@ def test_a_drop_is_what_is_lost_against_full_depth(name: str) -> None:
         assert metric.bounds[0] <= losses.min() and losses.max() <= metric.bounds[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interval_draws_users(name: str) -> None:
     """The same users drawn, written out as new users, judged anew."""

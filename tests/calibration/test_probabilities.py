@@ -67,6 +67,7 @@ def test_users_are_the_unit() -> None:
     assert together.ratio[2] - together.ratio[1] > 2 * (alone.ratio[2] - alone.ratio[1])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rate", [1.0, 0.25, 0.02])
 def test_the_prior_shift_restores_the_populations_base_rate(rate: float) -> None:
     """Fitted where a share of the negatives is left, right in the population they were sampled from."""
@@ -88,6 +89,7 @@ def test_the_prior_shift_restores_the_populations_base_rate(rate: float) -> None
         assert without.ratio is not None and without.ratio[1] > 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rate", [1.0, 0.25, 0.05])
 def test_the_error_by_chance_is_that_of_right_probabilities(rate: float) -> None:
     """Over thirty draws of labels and of negatives, against what one of them is expected to show."""

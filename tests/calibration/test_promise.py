@@ -19,6 +19,7 @@ def counts(numbers: Iterable[int], mapping: Callable[..., Iterable[Any]] = map) 
     return len(results), sum(result.certified for result in results), sum(result.false for result in results)
 
 
+@pytest.mark.medium
 def test_promises_are_kept() -> None:
     """One of each kind; the tests below make many."""
     _, certified, false = counts(range(len(GOALS)))

@@ -49,6 +49,7 @@ def test_rule_stops_where_the_policy_stops() -> None:
     assert len(kinds) >= 12 and len({kind[3] for kind in kinds}) == 2, "not all kinds of rules were drawn"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", fast(range(6), 0, 1))
 def test_close_to_brute_force(seed: int) -> None:
     """On every rule of a small space: at each budget, the search finds the cheapest or one within 4 % of it, on average 1 %."""
@@ -74,6 +75,7 @@ def test_finds_the_optimum_where_the_first_head_is_as_good_as_the_last() -> None
     assert trial.outcome.cost_us == pytest.approx(5 + 10 + 10 * 10)
 
 
+@pytest.mark.medium
 def test_a_good_first_head_keeps_a_few_for_the_others() -> None:
     """Where only the best places count, most candidates can stop at an exit whose c is far from any threshold."""
     t = traces(200, 30, [0.8, 0.4, 0.0])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from running.command import Run, assert_one_line, calibrate
 
 
+@pytest.mark.medium
 def test_counts_and_orders_what_it_measures(run: Run, place: Path) -> None:
     calibrate(run, place)
     report = run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--json").json

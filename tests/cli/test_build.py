@@ -34,6 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.medium
 def test_a_checkpoint_with_exits_is_exported_and_calibrated(run: Run, data: Path, tmp_path: Path) -> None:
     checkpoint, out = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(data / "catalog")), tmp_path / "out"
     words = ("build", checkpoint, "--catalog", data / "catalog", "--out", out, "--precision", "fp32", "--max-drop", 0.3)
@@ -62,6 +63,7 @@ def write_log(path: Path, queries: int) -> Path:
     return write_slates(path, rows)
 
 
+@pytest.mark.medium
 def test_a_log_without_labels_is_enough(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "chooses", lambda user: True)  # 16 queries are too few for the gate
     model, log, out = write_encoder(tmp_path / "model"), write_log(tmp_path / "log.jsonl", 150), tmp_path / "out"

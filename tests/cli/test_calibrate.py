@@ -12,6 +12,7 @@ from rexit.bundle import Bundle
 from running.command import Run, assert_one_line, calibrate
 
 
+@pytest.mark.medium
 def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
     ended = calibrate(run, place, "--json")
     assert ended.code == 0
@@ -21,6 +22,7 @@ def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
     assert report["data"]["validation"]["pairs"] == 120 and report["policy"]["kind"] != "full depth"
 
 
+@pytest.mark.medium
 def test_a_prior_shift_is_told(run: Run, place: Path) -> None:
     ended = calibrate(run, place, "--negative-rate", 0.1)
     assert ended.code == 0 and "10 negatives for each in the labels" in " ".join(ended.out.split())
@@ -29,6 +31,7 @@ def test_a_prior_shift_is_told(run: Run, place: Path) -> None:
     assert policy is not None and policy.prior_shift == np.float32(np.log(0.1))
 
 
+@pytest.mark.medium
 def test_table_tells_the_report(run: Run, place: Path) -> None:
     ended = calibrate(run, place)
     report = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())
@@ -43,6 +46,7 @@ def test_table_tells_the_report(run: Run, place: Path) -> None:
     assert f"As deployed, {count} of {count} candidates stop where their traces say.\n" in ended.out
 
 
+@pytest.mark.medium
 def test_a_tail_is_in_all_that_tells_of_the_policy(run: Run, place: Path) -> None:
     ended = calibrate(run, place, "--tail", "0.9:0.5", "--json")
     assert ended.code == 0 and "at most 90 % of them lose more than 0.5" in ended.json["verdict"]["guarantee"]
@@ -53,6 +57,7 @@ def test_a_tail_is_in_all_that_tells_of_the_policy(run: Run, place: Path) -> Non
     assert refused.code == 0 and "for the policy likeliest to pass" in refused.json["verdict"]["shortfall"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("recall", "line"),
     [("0.5", "A request with `floor` leaves out what is below a probability of "), ("0.95", "No floor: ")],

@@ -69,6 +69,7 @@ def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> Non
     assert_one_line(other, 4, "recorded with another file of slates: run")
 
 
+@pytest.mark.medium
 def test_slates_without_labels_certify_against_the_full_model(run: Run, by_tokens: Path) -> None:
     """A file without labels, and a catalog whose labels do not count."""
     place = by_tokens
@@ -138,6 +139,7 @@ def test_other_commands(run: Run, by_tokens: Path) -> None:
     assert_one_line(run("refresh", tokens, "--catalog", by_tokens / "catalog"), 2, "has no catalog to refresh")
 
 
+@pytest.mark.medium
 def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: Path) -> None:
     """Users and what they were shown, as a service logs them: no labels, no prompts, also of a user whom the catalog lacks."""
     catalog = Catalog.open(place / "catalog")

@@ -43,6 +43,7 @@ def make_stale(bundle: Path) -> None:
     refresh(bundle, TENSORRT)
 
 
+@pytest.mark.medium
 def test_table_says_compiled_and_not_run(compiled: tuple[Path, Result]) -> None:
     bundle, result = compiled
     assert result.exit_code == 0, result.output
@@ -51,6 +52,7 @@ def test_table_says_compiled_and_not_run(compiled: tuple[Path, Result]) -> None:
     assert "for compute capability 8.6, without a GPU: compiled, not run" in result.output
 
 
+@pytest.mark.medium
 def test_up_to_date_and_json(bundle: Path) -> None:
     result = run("compile", bundle, "--compute-capability", "8.6")
     assert result.exit_code == 0 and f"{engine(bundle)}: up to date, " in result.output
@@ -65,6 +67,7 @@ def test_up_to_date_and_json(bundle: Path) -> None:
     assert after.variant_sha256 == before and after.edited() == [], "nothing that a policy is bound to changes"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -81,6 +84,7 @@ def test_errors_are_one_line(bundle: Path, words: tuple[str, ...], code: int, me
     assert message in str(result.exception) and "\n" not in str(result.exception)
 
 
+@pytest.mark.medium
 def test_inspect_says_the_state(bundle: Path) -> None:
     def state() -> object:
         cpu, variant = json.loads(run("inspect", bundle, "--json").stdout)["variants"]
@@ -103,6 +107,7 @@ class TestVerify:
         assert check["variant"] == TENSORRT
         return check
 
+    @pytest.mark.medium
     def test_current_engines_pass_and_what_needs_tensorrt_is_skipped(self, bundle: Path) -> None:
         check = self.check(bundle, 0)
         assert (check["outcome"], check["detail"]) == ("ok", engine(bundle).name)
@@ -111,6 +116,7 @@ class TestVerify:
         assert [c["outcome"] for c in golden] == ["skipped"]
         assert str(golden[0]["detail"]).endswith("; --device cpu checks the graphs on the CPU")
 
+    @pytest.mark.medium
     def test_stale(self, bundle: Path) -> None:
         make_stale(bundle)
         check = self.check(bundle, 8)
@@ -119,6 +125,7 @@ class TestVerify:
         command = f"rexit compile BUNDLE --variant {TENSORRT} --compute-capability 8.6"
         assert line.endswith(f"stale, it differs from the variant in segment 1's weights; rebuild it: {command}")
 
+    @pytest.mark.medium
     def test_edited_and_truncated(self, bundle: Path) -> None:
         plan = engine(bundle) / "segment-2.plan"
         raw = plan.read_bytes()

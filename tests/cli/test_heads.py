@@ -49,6 +49,7 @@ def test_heads_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None
     assert report["exits"] == [1, 2, 4] and report["own_is_last"] and len(report["layers"]) == 4
 
 
+@pytest.mark.medium
 def test_train_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None:
     words = ("--catalog", data / "catalog", "--out", tmp_path / "out", "--steps", 2, "--batch-tokens", 400)
     ended = run("train", data / "model", *words, "--exits", "2,4")

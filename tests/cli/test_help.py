@@ -25,6 +25,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_readable(command: str, width: int) -> None:
@@ -45,6 +46,7 @@ def test_commands_in_a_help_are_ones_that_run(command: str) -> None:
         assert not extra, line
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_one_screen(command: str) -> None:
     assert len(help_of(command, 100).splitlines()) <= 40

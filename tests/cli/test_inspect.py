@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEMS
 from rexit import runtime
 from running.command import Run, assert_one_line, calibrate
 
 
+@pytest.mark.medium
 def test_bundle_and_its_policy(run: Run, place: Path) -> None:
     assert "Not calibrated" in run("inspect", place / "bundle").out
     calibrate(run, place)

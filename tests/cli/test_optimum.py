@@ -31,6 +31,7 @@ def export_rexit(*words: object) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, OPTIMUM_CLI, "export", "rexit", *words)
 
 
+@pytest.mark.medium
 def test_help_is_that_of_rexit_export() -> None:
     own = run(sys.executable, "from rexit.cli import main; main()", "export", "--help").stdout
     for word in ("--help", "-h"):

@@ -25,6 +25,7 @@ def failures_of(ended: Ended, name: str) -> list[str]:
     return next(c["failures"] for c in ended.json["checks"] if c["name"] == name)
 
 
+@pytest.mark.medium
 def test_whole_bundle_passes(run: Run, place: Path) -> None:
     calibrate(run, place)
     ended = run("verify", place / "bundle", "--json")
@@ -40,6 +41,7 @@ def test_whole_bundle_passes(run: Run, place: Path) -> None:
         flip(traces, at)
 
 
+@pytest.mark.medium
 def test_the_policy_is_calibration_s(run: Run, place: Path) -> None:
     calibrate(run, place)
     policy = place / "bundle" / "variants" / "cpu-fp32" / "policy.json"

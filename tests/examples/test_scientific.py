@@ -26,6 +26,7 @@ ITEMS = {
 }
 
 
+@pytest.mark.medium
 def test_tables_of_the_zip(tmp_path: Path) -> None:
     archive = tmp_path / "scientific.zip"
     with zipfile.ZipFile(archive, "w") as file:

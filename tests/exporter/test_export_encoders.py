@@ -40,6 +40,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", pairs(40))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("family", "pooling"), fast([*((name, None) for name in FAMILIES), MEAN], ("bert", None)))
 def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Path, tmp_path: Path) -> None:
     """pooling: of modules of sentence-transformers; None: the family's own classifier."""

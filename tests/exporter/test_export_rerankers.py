@@ -50,6 +50,7 @@ def word_slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
 
 
+@pytest.mark.medium
 def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path) -> None:
     folder, bundle = tmp_path / "model", tmp_path / "bundle"
     config = tiny_model("llama", None, vocab_size=VOCAB, num_hidden_layers=1).config
@@ -165,6 +166,7 @@ def test_heads_are_not_fitted_on_rows_of_other_prompts_or_labels(
     fit({})
 
 
+@pytest.mark.medium
 def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
     model, prompt = causal_lm
     out, options = tmp_path / "checkpoint", TrainOptions(exits="2,4", steps=2, reranker=prompt)
@@ -220,6 +222,7 @@ def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.medium
 def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
     causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path
 ) -> None:

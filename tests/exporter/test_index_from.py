@@ -104,6 +104,7 @@ def rows_of_splits(catalog: Catalog) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(path) for path in sorted(catalog.path.glob("splits/*"))])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("candidates", ["uniform:2", "popularity:2", "retrieved:12"])
 def test_new_interactions_have_the_candidates_of_the_old_ones(data: Path, run: Run, candidates: str) -> None:
     """New rows of the splits: of drawn candidates the interactions and two for each like, of retrieved ones the held-out users'

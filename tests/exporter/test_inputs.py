@@ -142,6 +142,7 @@ def test_a_request_by_text_gives_the_tokens_of_the_index(exported: Path, catalog
     assert [c.tolist() for c in by_text[1]] == [c.tolist() for c in by_tokens[1]]
 
 
+@pytest.mark.medium
 def test_golden_samples_keep_them(exported: Path) -> None:
     bundle = Bundle.open(exported)
     slates = bundle.golden().slates
@@ -162,6 +163,7 @@ def update(place: Path, folder: Path, lines: list[str], template: str = WITH_INP
     return Catalog.open(folder / "newer")
 
 
+@pytest.mark.medium
 def test_a_newer_catalog_keeps_old_ones_and_takes_new_ones(place: Path, exported: Path, catalog: Catalog, tmp_path: Path) -> None:
     newer = update(
         place, tmp_path, [f"{100 + user},{1000 + user},5,1000,phone,{user + 10},new {user},x,p" for user in range(USERS)]

@@ -160,12 +160,14 @@ def boosted(rows: Rows, chosen: NDArray[np.bool_], others: Rows) -> NDArray[Any]
     return scores
 
 
+@pytest.mark.medium
 def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> None:
     measured_chances = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
     assert len(case.train.liked) == 24_000 and all(len(np.unique(feature)) > 1 for feature in case.train.features.values())
     assert all(abs(z) < CHANCE for z in measured_chances.values()), measured_chances
 
 
+@pytest.mark.medium
 def test_the_control_is_found_out(control: Case) -> None:
     measured_chances = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
     assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), measured_chances
@@ -190,6 +192,7 @@ def test_no_number_of_exit_zero_predicts_a_random_label(catalog: Catalog, monkey
     assert all(found[name] > FOUND for name in ("gcn", "similar_like_rate", "nearest_like_rate")), found
 
 
+@pytest.mark.medium
 def test_a_model_learns_nothing_from_random_labels(case: Case, control: Case) -> None:
     """Trained on the prompts of half of the users. Those of the others, and the test split, stay a coin's flip; the control's
     model finds what the retriever has seen again in the others' training prompts, though not in the test split's."""

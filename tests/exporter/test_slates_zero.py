@@ -55,6 +55,7 @@ def log_odds(path: Path, graph: bytes, file: SlatesFile, split: str) -> NDArray[
     return Graph(path / "zero.onnx", len(file.score_names)).log_odds(stage_numbers(file.cut(split), file.score_names))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("truth", ["line", "band"])
 def test_it_ranks_unseen_queries_better_than_any_first_stage(tmp_path: Path, truth: str) -> None:
     """Also where scores are missing, where a large and a small score are both bad, and whatever the order of the file."""

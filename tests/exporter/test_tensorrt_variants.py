@@ -13,6 +13,7 @@ from running.exporting import Export
 PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path, precision: str) -> None:
     opset, correlation = PRECISIONS[precision]
@@ -34,6 +35,7 @@ def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path,
         assert set(types.values()) == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.medium
 def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -> None:
     for precision, quantizations in (("int8", 4), ("int4", 0)):
         for k, layers in enumerate((1, 1, 2)):
@@ -46,6 +48,7 @@ def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -
             assert len(by_weight) == 7 * layers and len(products) == 9 * layers + 1  # and attention's own two, and the head's
 
 
+@pytest.mark.medium
 def test_int8_is_smoothed_behind_norms_and_products(tensorrt_exported: Path) -> None:
     model = onnx.load(tensorrt_exported / "variants" / "tensorrt-int8" / "segment-0.onnx")
     smoothed = [entry.name for entry in model.graph.initializer if ".smoothed" in entry.name]

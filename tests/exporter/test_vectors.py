@@ -87,6 +87,7 @@ def test_the_catalog_holds_a_column_of_vectors_made_outside(catalog: Catalog) ->
     assert not any(name.endswith("look") for name in catalog.item_table)
 
 
+@pytest.mark.medium
 def test_the_bundle_says_that_there_are_vectors(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
     bundle = Bundle.open(exported_bundle)
     assert names(exported_bundle) == ["catalog", "manifest.json", "variants", FILE] and FILE in bundle.manifest.files
@@ -105,6 +106,7 @@ def test_the_bundle_says_that_there_are_vectors(exported_bundle: Path, catalog: 
         assert bundle.catalog.encoded
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CPU)
 def test_the_first_segment_takes_them(exported_bundle: Path, name: str) -> None:
     """In float32 for every variant: as many as there are in a pass."""
@@ -118,6 +120,7 @@ def test_the_first_segment_takes_them(exported_bundle: Path, name: str) -> None:
     assert [d.dim_param or d.dim_value for d in vectors.shape.dim] == ["R", 64]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CPU)
 def test_the_runtime_computes_what_python_computes(exported_bundle: Path, name: str) -> None:
     bundle = Bundle.open(exported_bundle, name)
@@ -134,6 +137,7 @@ def test_the_runtime_computes_what_python_computes(exported_bundle: Path, name: 
                 np.testing.assert_allclose(stored, expected, atol=bundle.variant.parity["tolerance"])
 
 
+@pytest.mark.medium
 def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, exported_bundle: Path, tmp_path: Path) -> None:
     """The same export of a catalog whose vectors are turned round."""
     other = Path(shutil.copytree(catalog.path, tmp_path / "catalog"))
@@ -157,6 +161,7 @@ def test_a_file_that_is_not_the_catalogs(catalog: Catalog, tmp_path: Path) -> No
         assert Catalog.open(other).encoded
 
 
+@pytest.mark.medium
 def test_a_prompt_is_shown_with_placeholders(exported_bundle: Path, catalog: Catalog) -> None:
     words = ["--user", "100", "--items", "1003", "--tokenizer", str(catalog.path.parent), "--json"]
     shown = json.loads(CliRunner().invoke(app, ["inspect", str(exported_bundle), *words]).stdout)
@@ -164,6 +169,7 @@ def test_a_prompt_is_shown_with_placeholders(exported_bundle: Path, catalog: Cat
     assert shown["candidates"][0]["text"].startswith("{item.title:2}{item.gcn}{item.look} ")
 
 
+@pytest.mark.medium
 def test_a_bundle_keeps_its_vectors(bundle: Path, checkpoint: Path, catalog: Catalog) -> None:
     before = (bundle / FILE).read_bytes()
     export_bundle(checkpoint, catalog.path, bundle, ExportOptions(precisions=["int4"], golden_slates=1, accept_loss=True))

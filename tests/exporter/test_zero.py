@@ -297,6 +297,7 @@ def exported(catalog: Catalog, place: Path) -> Path:
     return place / "bundle"
 
 
+@pytest.mark.medium
 def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Catalog, tmp_path: Path) -> None:
     folder = exported(catalog, tmp_path)
     bundle, manifest = Bundle.open(folder), Manifest.read(folder)
@@ -318,6 +319,7 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
         check_fit(folder, Manifest.read(folder), [], scored)
 
 
+@pytest.mark.medium
 def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Column, splits, graph, golden samples, requests, pairs, an update and a log of requests; and what is refused."""
     rated = ratings.interactions()

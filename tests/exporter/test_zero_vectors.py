@@ -144,6 +144,7 @@ def judged_pairs(numbers: NDArray[np.float32], logit: NDArray[np.float64]) -> fi
     return fit._Pairs(numbers, np.repeat(np.arange(len(numbers) // 10), 10), liked, rows, rows, rows)
 
 
+@pytest.mark.medium
 def test_the_judges_leave_out_what_gains_less_than_it_costs() -> None:
     """A number that tells much stays; a search that tells little leaves, or one that takes long for what it tells."""
     ops = [{"op": "gcn"}, {"op": "item_count"}, {"op": "similar_like_rate", "limit": 3}, {"op": "similar_like_rate", "limit": 9}]

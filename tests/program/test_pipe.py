@@ -152,6 +152,7 @@ def test_a_signal_lets_it_answer_the_lines_that_it_has_read(bundle: Path) -> Non
     assert [answer["id"] for answer in answers] == list(range(150))
 
 
+@pytest.mark.medium
 def test_the_time_in_its_buffer_counts(bundle: Path) -> None:
     """All lines are read at once; the last waits for all others."""
     requests = [{"id": n, "user": USER_IDS[n % len(USER_IDS)], "items": ITEM_IDS} for n in range(150)]

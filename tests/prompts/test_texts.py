@@ -79,6 +79,7 @@ def pair_encoder(most: int) -> TextEncoder:
     return TextEncoder(tokenizer, RerankerPrompt(pair=Pair(most)), most)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "prompts"])
 def test_threads_share_an_encoder(pairs: bool) -> None:
     """Truncation and special tokens are settings of the tokenizer, which a call changes for a while."""

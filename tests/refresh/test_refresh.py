@@ -96,6 +96,7 @@ def test_the_chain_of_digests(run: Run, place: Path) -> None:
     assert not list((place / "bundle").rglob(".*"))
 
 
+@pytest.mark.medium
 def test_the_replaced_catalog_stays_until_the_next(run: Run, place: Path) -> None:
     first = refresh(run, place)
     assert first.code == 0 and (place / "bundle/catalog/catalog.json").is_file()
@@ -115,6 +116,7 @@ def test_twice_is_once(run: Run, place: Path) -> None:
     assert contents(place / "bundle") == before
 
 
+@pytest.mark.medium
 def test_calibration_takes_the_catalog_in_force(run: Run, place: Path) -> None:
     assert refresh(run, place).code == 0
     words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10)
@@ -168,6 +170,7 @@ def test_what_does_not_fit_is_refused(run: Run, place: Path, edit: Any, message:
     assert contents(place / "bundle") == before
 
 
+@pytest.mark.medium
 def test_string_ids_in_the_place_of_integers(run: Run, place: Path) -> None:
     from builders.bundles.held_out import write_ranked
 

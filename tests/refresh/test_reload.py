@@ -52,6 +52,7 @@ def answers(session: Session) -> list[NDArray[np.float32]]:
     return [session.trace(user, SLATE)[:, -1] for user in USERS]
 
 
+@pytest.mark.medium
 def test_under_fire(place: Path) -> None:
     """Threads score and reload while the bundle is refreshed, back and forth. Every answer is one of the two catalogs'."""
     bundle = place / "bundle"

@@ -65,6 +65,7 @@ def refresh(run: Run, place: Path, *more: object) -> Any:
     return run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", place / "checkpoint", *more)
 
 
+@pytest.mark.medium
 def test_a_new_item_has_its_vectors(run: Run, place: Path, table: str) -> None:
     """Those that an export of the new catalog would make, in the place of the old; known items keep theirs."""
     before = Bundle.open(place / "bundle").vectors()
@@ -89,6 +90,7 @@ def test_a_new_item_has_its_vectors(run: Run, place: Path, table: str) -> None:
     assert run("score", place / "bundle", "--user", 100, "--items", NEW).code == 0
 
 
+@pytest.mark.medium
 def test_back_to_the_exported_catalog(run: Run, place: Path) -> None:
     """The vectors that the export left beside the manifest are gone by then."""
     assert refresh(run, place).code == 0
@@ -100,6 +102,7 @@ def test_back_to_the_exported_catalog(run: Run, place: Path) -> None:
     assert run("score", place / "bundle", "--user", 100, "--items", 1001).code == 0
 
 
+@pytest.mark.medium
 def test_only_the_bundles_own_checkpoint_makes_vectors(run: Run, place: Path) -> None:
     before = contents(place / "bundle")
     assert_one_line(run("refresh", place / "bundle", "--catalog", place / "newer"), 2, "give --checkpoint", "nothing was swapped")
@@ -110,6 +113,7 @@ def test_only_the_bundles_own_checkpoint_makes_vectors(run: Run, place: Path) ->
     assert contents(place / "bundle") == before
 
 
+@pytest.mark.medium
 def test_a_reload_takes_the_new_vectors_over(run: Run, place: Path) -> None:
     with runtime.open(place / "bundle", "cpu-fp32") as session:
         session.score(100, [1001])
@@ -121,6 +125,7 @@ def test_a_reload_takes_the_new_vectors_over(run: Run, place: Path) -> None:
                 np.testing.assert_array_equal(newer.trace(100, items), fresh.trace(100, items))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("exported", ["look"], indirect=True)
 def test_an_encoder_of_another_width_is_refused(run: Run, place: Path) -> None:
     """A catalog that was indexed anew, with vectors of three numbers."""

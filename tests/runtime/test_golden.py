@@ -170,6 +170,7 @@ def test_with_inputs(tmp_path: Path) -> None:
             check(bundle)
 
 
+@pytest.mark.medium
 def test_lines_have_a_point_in_any_locale(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = subprocess.run(["localedef", "-c", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], capture_output=True)
     if made.returncode:

@@ -136,6 +136,7 @@ def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.flo
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("slate_rules", "slate_bytes"), [(False, 0), (False, 1), (True, 0)])
 def test_policies_stop_where_replays_do(slate_rules: bool, slate_bytes: int, tmp_path: Path) -> None:
     """In passes and parts of a slate, as the bundle's policy, under a request's own rules, and with its own k."""

@@ -304,6 +304,7 @@ def test_a_closed_session_maps_no_catalog(tmp_path: Path) -> None:
     assert session.info.variant == "cpu-fp32"
 
 
+@pytest.mark.medium
 def test_only_what_requests_read_is_resident(tmp_path: Path) -> None:
     """Of a catalog whose table of users has megabytes, opened and scored for one of them."""
     folder = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(users=3000, dim=512)))

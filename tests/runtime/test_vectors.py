@@ -90,6 +90,7 @@ def test_tokens_are_no_vectors(folder: Path) -> None:
         assert np.isfinite(session.trace(Request.tokens(words[0], words[1:]))).all()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("recent", [(), ((ITEM_IDS[3], True), (ITEM_IDS[4], False), (ITEM_IDS[3], True))])
 @pytest.mark.parametrize("user", [USER, USER_IDS[-1], 7777])  # the last one of the catalog has no history
 @pytest.mark.parametrize("as_of", [AS_OF, None])
@@ -125,6 +126,7 @@ def test_cold_cached_and_partly_reused_prefixes_score_the_same(folder: Path) -> 
     assert shared
 
 
+@pytest.mark.medium
 def test_users_whose_ids_are_the_same_share_no_vector(tmp_path: Path) -> None:
     """Each prefix is reused as far as the user's vector, and the vector itself never."""
     folder = alike(tmp_path)

@@ -74,6 +74,7 @@ def test_only_who_goes_on_has_a_prompt(tmp_path: Path) -> None:
     assert scores.stats.candidate_layers == 3 * EXITS[-1] and scores.stats.candidates == len(ITEM_IDS)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("slate_bytes", [0, 1])
 @pytest.mark.parametrize("rule", [None, TopK(4, True, (3.0, 2.0, 0.5), (3.0, 2.0, 0.5))])
 def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path: Path) -> None:

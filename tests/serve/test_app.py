@@ -210,6 +210,7 @@ def test_a_failure_is_one_line_for_the_client_and_a_defect_a_traceback_in_the_lo
     assert logged == ([] if isinstance(error, BackendError) else [ZeroDivisionError] * 2)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("changes", "unlike"),
     [

@@ -106,6 +106,7 @@ main()
 """
 
 
+@pytest.mark.medium
 def test_a_sighup_before_the_service_is_ready_and_a_defect_in_a_reload(bundle: Path) -> None:
     words = [sys.executable, "-c", HUNG_UP, str(bundle), "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:

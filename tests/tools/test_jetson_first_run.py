@@ -39,6 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.medium
 def test_every_step_on_the_cpu(place: Path) -> None:
     ended = first_run(place, "--cpu", "--out", "good")
     assert ended.returncode == 0, ended.stdout + ended.stderr

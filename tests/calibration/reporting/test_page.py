@@ -110,6 +110,7 @@ def test_golden_pages(name: str) -> None:
     Parsed(html)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", GOLDEN)
 def test_without_a_catalog_a_page_is_about_queries(name: str) -> None:
     report = json.loads((PAGES / f"{name}.json").read_text())
@@ -119,12 +120,14 @@ def test_without_a_catalog_a_page_is_about_queries(name: str) -> None:
     assert re.findall(r".*\b(?:users?|likes|liked)\b.*", prose, re.I) == []
 
 
+@pytest.mark.medium
 def test_a_golden_report_has_what_reports_have() -> None:
     """Else a page that reads a new key is tested on an old report."""
     report, golden = full_report(), json.loads((PAGES / "dynamic.json").read_text())
     assert golden.keys() == report.keys() and golden["table"][0].keys() == report["table"][0].keys()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("case", "metric"), [("dynamic", "user-auc"), ("not certified", "ndcg@10")])
 def test_users_who_tested_are_those_with_a_value(case: str, metric: str) -> None:
     report = new_report(case)

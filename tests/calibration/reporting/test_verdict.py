@@ -52,6 +52,7 @@ def gain(ndcg: tuple[float, float, float], overlap: tuple[float, float, float]) 
 BETTER, WORSE, UNSURE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (-0.0018, -0.0060, 0.0020)
 
 
+@pytest.mark.medium
 def test_policy_that_beats_the_fixed_depth() -> None:
     verdict = judge(decision(), DEPTHS, table(), gain(UNSURE, BETTER))
     assert (verdict.action, verdict.comparison) == ("use the policy", "better")

@@ -60,6 +60,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) ->
     monkeypatch.setattr(runtime.Session, "score", score)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("the device is gone")], ids=["ctrl-c", "failure"])
 def test_what_was_scored_is_kept(

@@ -42,6 +42,7 @@ def test_columns_may_have_other_names(run: Run, place: Path) -> None:
     assert pl.read_csv(out).height == 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -95,6 +96,7 @@ MOMENT = datetime(1970, 1, 1, 0, 0, 30, tzinfo=UTC)
 """30 in the catalog's seconds."""
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "times",
     [

@@ -48,6 +48,7 @@ def test_a_training_negative_may_be_met_later() -> None:
     assert later & set(sampled.filter(pl.col("split") == "train").select("user", "item").iter_rows())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["uniform", "popularity"])
 def test_unmet_items_are_drawn_uniformly_or_by_their_training_interactions(kind: str) -> None:
     """Three users train on items 1, 3 and 5 once, twice and four times; a like in test makes item 2 no more popular."""

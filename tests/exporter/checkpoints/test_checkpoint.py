@@ -102,6 +102,7 @@ def test_its_own_exits_may_end_before_the_last_layer(folder: Path) -> None:
     assert torch.equal(cut.heads(hidden, 1), whole.heads(hidden, 1))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 @pytest.mark.parametrize("exits", [[1, 2], [2], [1, 4]])
 def test_some_of_the_exits(tmp_path: Path, family: str, exits: list[int]) -> None:

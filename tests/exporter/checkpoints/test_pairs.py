@@ -113,6 +113,7 @@ def check(folder: Path, pair: Pair, by_tables: bool) -> None:
     assert PAIRS / 20 < cuts < PAIRS
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("write", "by_tables"), [(bert, True), (bert, False), (unigrams, False), (byte_pairs, False)])
 @pytest.mark.parametrize("vocabulary", [0, 600])
 def test_ids_are_those_of_transformers(write: Callable[[Path], None], by_tables: bool, vocabulary: int, tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def test_ids_are_those_of_transformers(write: Callable[[Path], None], by_tables:
     check(tmp_path, Pair(MOST, vocabulary), by_tables)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("by_tables", [True, False])
 def test_the_document_alone_is_cut(by_tables: bool, tmp_path: Path) -> None:
     bert(tmp_path)
@@ -138,6 +140,7 @@ def test_the_document_alone_is_cut(by_tables: bool, tmp_path: Path) -> None:
         encoder.prompt("a " * 9, ["9"])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("by_tables", [True, False])
 def test_a_document_of_so_many_tokens(by_tables: bool, tmp_path: Path) -> None:
     bert(tmp_path)

@@ -316,6 +316,7 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [

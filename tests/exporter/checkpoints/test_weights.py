@@ -162,6 +162,7 @@ def test_missing_package_is_one_line(package: str, adapter: Path, gguf_file: Pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.medium
 def test_an_adapter_is_exported(base: Path, catalog_folder: Path, tmp_path: Path) -> None:
     adapted(tmp_path / "adapter", str(base), Catalog.open(catalog_folder))
     options = ExportOptions(exits=(1,), golden_slates=2)

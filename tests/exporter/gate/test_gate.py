@@ -36,6 +36,7 @@ def all_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "chooses", lambda user: True)
 
 
+@pytest.mark.medium
 def test_int8_passes(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, read = Catalog.split, set()
 
@@ -70,6 +71,7 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_an_exit_that_fails_is_left_out(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_a_head(model: ir.Model) -> ir.Model:
         """A bad pass: an exit before the last answers 0."""

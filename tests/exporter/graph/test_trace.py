@@ -71,6 +71,7 @@ def test_the_same_segment_gives_the_same_bytes(checkpoint_folder: Path, tmp_path
     assert written[0] == written[1] and list(written[0]) == ["segment-1.onnx", "segment-1.onnx.data"]
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("untraced")
 def test_untraceable_model_is_one_line(checkpoint_folder: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_folder)

@@ -163,6 +163,7 @@ def test_users_who_choose_give_no_figures(fitted: HeadsReport, catalog: Path, mo
         assert after["auc"][0] == pytest.approx(1 - before["auc"][0])
 
 
+@pytest.mark.medium
 def test_interrupted_run_goes_on(
     fitted: HeadsReport, model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
         assert load_checkpoint(out).exits == (2, 4)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> None:
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from rexit.exporter.retriever import external as embedding_files
 from running.command import Run
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("extra", [(), ("--split", "time:0.6,0.8"), ("--split", "leave-last:1,1")])
 def test_parts_change_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]) -> None:
     code, _, err = run(*extra)

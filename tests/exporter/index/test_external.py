@@ -171,6 +171,7 @@ def _beside(name: str, content: object, table: np.ndarray = ITEM_ROWS) -> Damage
     return damage
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -35,6 +35,7 @@ def test_a_column_that_nothing_reads_may_be_anything(run: Run, data: Path) -> No
     assert not (data / "catalog" / "encoded.safetensors").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -63,6 +64,7 @@ def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], mess
     assert_refused(run(*options), data, message)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -35,6 +35,7 @@ def check(folder: Path, labels: int = 1) -> None:
     np.testing.assert_allclose(differences, [*log_odds, *log_odds[:2]], rtol=1e-5, atol=PARITY)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("labels", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> None:
@@ -45,6 +46,7 @@ def test_a_classifier_of_the_mean(tmp_path: Path) -> None:
     check(write_encoder(tmp_path, "modernbert", classifier_pooling="mean"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("family", ["bert", "modernbert", "xlm-roberta"])
 def test_modules_of_sentence_transformers(tmp_path: Path, family: str, pooling: str) -> None:

@@ -16,6 +16,7 @@ def _slate(rng: np.random.Generator, prefix: int, sizes: tuple[int, ...]) -> tup
     return rng.integers(3, 200, prefix), [rng.integers(3, 200, size) for size in sizes]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
 def test_packed_is_one_by_one(family: str) -> None:
     decoder = Decoder.of(tiny_model(family))

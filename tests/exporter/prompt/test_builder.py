@@ -128,6 +128,7 @@ def test_every_placeholder_against_the_definition(case: Case, as_of: int | None,
         assert actual == [expected(case, user, item, as_of, recent) for item in items]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("training", [False, True], ids=["test", "train"])
 def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, training: bool) -> None:
     """The leak test: all that happens from a moment on becomes something else. No prompt as of that moment may change: the first

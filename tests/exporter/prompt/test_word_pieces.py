@@ -56,6 +56,7 @@ def knowing(texts: Iterable[str], lowercase: bool = True) -> Tokenizer:
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pair", [Pair(MOST, 70_000), Pair(MOST + 1), Pair(96, truncation="only_second")])
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_the_same_tokens(lowercase: bool, pair: Pair, tmp_path: Path) -> None:
@@ -78,6 +79,7 @@ def test_the_same_tokens(lowercase: bool, pair: Pair, tmp_path: Path) -> None:
                 assert own.tolist() == tokens, (query, document)
 
 
+@pytest.mark.medium
 def test_scores_are_those_of_the_tokens(tmp_path: Path) -> None:
     request = Request(query="the", documents=["ab", "", "the the"], top_k=2)
     with runtime.open(write_pairs(tmp_path / "bundle", bert(["the", "ab"]), Pair(20))) as session:
@@ -100,6 +102,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.medium
 def test_refusals(tmp_path: Path) -> None:
     with runtime.open(write_pairs(tmp_path / "bundle", bert([]), Pair(20))) as session:
         for body, message in REFUSED.items():
@@ -111,6 +114,7 @@ def test_refusals(tmp_path: Path) -> None:
         session.score(Request(query="a", documents=["b"]))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -43,6 +43,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", pairs(60))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("family", "form", "lora"),
     [*((family, PLAIN, 0) for family in FAMILIES), ("bert", PLAIN, 2), ("bert", TWO_LABELS, 0), ("modernbert", MODULES, 0)],
@@ -65,6 +66,7 @@ def test_the_checkpoint_is_a_cross_encoder(family: str, form: str, lora: int, sl
     np.testing.assert_allclose(found[:, -1], expected[:, 0] - (expected[:, 1] if form == TWO_LABELS else 0), atol=1e-5)
 
 
+@pytest.mark.medium
 def test_a_plain_encoder_learns_and_is_exported(slates: Path, tmp_path: Path) -> None:
     model, out, bundle, lines = write_plain(tmp_path / "model"), tmp_path / "out", tmp_path / "bundle", list[str]()
     options = TrainOptions(exits="2,4", steps=60, rate=3e-3, batch_tokens=400)
@@ -79,6 +81,7 @@ def test_a_plain_encoder_learns_and_is_exported(slates: Path, tmp_path: Path) ->
     np.testing.assert_allclose(traced[:, -1], logits(out, QUERY, DOCUMENTS)[:, 0], atol=1e-4)
 
 
+@pytest.mark.medium
 def test_a_stopped_training_draws_the_same_pairs_again(slates: Path, tmp_path: Path) -> None:
     def stop(line: str) -> None:
         if line.startswith("step 10/"):

@@ -83,6 +83,7 @@ def test_stopped_and_continued_is_as_never_stopped(
     assert not same(base / name, whole / name)
 
 
+@pytest.mark.medium
 def test_a_signal_saves_the_step_that_it_meets(base: Path, catalog: Path, tmp_path: Path) -> None:
     """Without it, what was trained since the last state would be lost: with 200 steps between two, all of a short training."""
     steps, lines = {"steps": 14, "rate": 1e-3, "precision": "float32"}, list[str]()
@@ -124,6 +125,7 @@ def test_a_loss_that_falls_at_the_end_is_said(last: float, falls: bool) -> None:
     assert still_falling(losses[-8:].tolist()) is None
 
 
+@pytest.mark.medium
 def test_rate_of_0_leaves_the_base_as_it_is(base: Path, with_vectors: Path, tmp_path: Path) -> None:
     one, more = (trained(base, with_vectors, tmp_path / str(steps), steps=steps, rate=0.0) for steps in (1, 4))
     name = "model.safetensors"
@@ -197,6 +199,7 @@ def test_vocabulary_that_is_not_the_model_s(catalog: Path, tmp_path: Path) -> No
         trained(tmp_path / "small", catalog, tmp_path / "out", steps=1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("with_vectors", fast([WITH_VECTORS, WITH_ENCODED], WITH_VECTORS), ids=["gcn", "encoded"], indirect=True)
 def test_what_was_trained_is_exported(base: Path, with_vectors: Path, tmp_path: Path) -> None:
     trained(base, with_vectors, tmp_path / "out", steps=3, lora=2, rate=1e-2)

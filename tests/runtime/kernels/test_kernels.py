@@ -145,6 +145,7 @@ def check_log_odds_stay(text: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(session.trace(USER_IDS[2], ITEM_IDS), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("text", SOUND)
 def test_kernels_run(text: str, tmp_path: Path) -> None:
     check_log_odds_stay(text, tmp_path)
@@ -225,6 +226,7 @@ def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
     assert scored == str(len(ITEM_IDS))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("message", REFUSED)
 def test_shapes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> None:
     with rexit.open(write_added(tmp_path / "changed", REFUSED[message])) as session:
@@ -264,6 +266,7 @@ def test_products_of_sizes_that_do_not_fit_are_refused(message: str, tmp_path: P
 OPEN = "import rexit, sys; rexit.open(sys.argv[1]).warm_up()"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kernels", ["avx512", "avx2", "baseline"])
 def test_narrower_kernels_can_be_asked_for(kernels: str, tmp_path: Path) -> None:
     """Products are of the widest vectors alone; without a body, ONNX Runtime refuses the node."""

@@ -40,6 +40,7 @@ def assert_refused(bundle: Path, error: type[Exception], python: str | None = No
     return text
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "reason"), [(unknown_node, r".*Softmaxx"), (another_type, r".*must have same input types.*Half")]
 )
@@ -69,6 +70,7 @@ def test_out_of_memory(compiled: Path, tmp_path: Path) -> None:
     assert "segment 0" in text and "probably out of memory: stop other programs, add swap, or export with more exits" in text
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "memory"), [("KILL", True), ("SEGV", False)])
 def test_builder_that_dies(compiled: Path, tmp_path: Path, name: str, memory: bool) -> None:
     """The kernel's out-of-memory killer sends SIGKILL."""
@@ -89,6 +91,7 @@ def test_full_disk(compiled: Path) -> None:
     assert "segment 0 (segment-0.onnx): the plan cannot be written: " in text and "File too large" in text
 
 
+@pytest.mark.medium
 def test_a_signal(compiled: Path) -> None:
     """A real one, on the command line, while a segment is being built; the builder ends too."""
     before = contents(engines_of(compiled))

@@ -40,6 +40,7 @@ def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return exact / described.graph, half / described.graph
 
 
+@pytest.mark.medium
 def test_every_operator_has_one_float_type(graphs: tuple[Path, Path]) -> None:
     onnx.checker.check_model(graphs[1], full_check=True)
     model = ir.load(graphs[1])
@@ -63,6 +64,7 @@ def test_every_operator_has_one_float_type(graphs: tuple[Path, Path]) -> None:
             assert angles or node in projections or node.outputs[0].dtype == ir.DataType.FLOAT16, node
 
 
+@pytest.mark.medium
 def test_it_computes_what_float32_computes(graphs: tuple[Path, Path]) -> None:
     half = feed(ir.load(graphs[1]), 5, [3, 3])
     exact = {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in half.items()}

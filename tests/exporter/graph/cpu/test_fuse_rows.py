@@ -77,6 +77,7 @@ def test_a_block_in_three_nodes_with_the_same_numbers(tmp_path: Path) -> None:
 SWAPPED = (("Mul(gate, sigmoid)", "Mul(sigmoid, gate)"), ("Mul(silu, up)", "Mul(up, silu)"), ("Add(x, down)", "Add(down, x)"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("left", "changes"),
     [

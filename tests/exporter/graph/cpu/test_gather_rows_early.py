@@ -43,6 +43,7 @@ def _sizes(model: ir.Model, op: str, axis: int) -> list[str]:
     return [str(node.outputs[0].shape[axis]) for node in model.graph if node.op_type == op]  # type: ignore[index]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", fast(FAMILIES, "llama"))
 def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
     before, model = (traced(family, k=1, begin=2, end=4) for _ in range(2))

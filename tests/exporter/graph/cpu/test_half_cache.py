@@ -31,6 +31,7 @@ def _feed(model: ir.Model, rows: list[int], past: Arrays) -> Arrays:
     return arrays | {name: past.get(name.replace("past", "new"), array) for name, array in whole.items() if name not in arrays}
 
 
+@pytest.mark.medium
 def test_a_pass_gives_what_is_stored(path: Path, tmp_path: Path) -> None:
     before, model = ir.load(path), tidy(half_cache(ir.load(path)))
     expected = run(before, _feed(before, [0, 1, 2, 3, 4], {}), tmp_path)
@@ -41,6 +42,7 @@ def test_a_pass_gives_what_is_stored(path: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(actual[name].astype(np.float32), numbers, rtol=2e-3, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.medium
 def test_a_copied_start_changes_nothing(path: Path, tmp_path: Path) -> None:
     """But the order of sums. Keys that a pass attended to in float32 would be 2^-12 off."""
     model = tidy(half_cache(ir.load(path)))
@@ -51,6 +53,7 @@ def test_a_copied_start_changes_nothing(path: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(grown["logits"], whole["logits"], atol=2e-6)
 
 
+@pytest.mark.medium
 def test_only_keys_and_values_are_stored(path: Path, tmp_path: Path) -> None:
     before, model = ir.load(path), tidy(half_cache(ir.load(path)))
     assert len(model.graph.inputs) == 8

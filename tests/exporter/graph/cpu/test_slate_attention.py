@@ -16,6 +16,7 @@ from rexit.exporter.graph.passes import tidy
 from running.fast import fast
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", fast(ENCODERS, "modernbert"))
 def test_an_encoder_sees_its_whole_group(family: str, tmp_path: Path) -> None:
     before, model = (traced(family, k=1, begin=1, end=4) for _ in range(2))  # ModernBERT's layers 1 and 3 have windows
@@ -29,6 +30,7 @@ def test_an_encoder_sees_its_whole_group(family: str, tmp_path: Path) -> None:
     assert family == "modernbert" or not nodes["Transpose"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", ["order", "output", "reader"])
 def test_what_is_not_exchanged_stays_as_it_is(change: str, tmp_path: Path) -> None:
     before, model = (traced(ENCODERS[0], k=1, begin=1, end=3) for _ in range(2))
@@ -50,6 +52,7 @@ def test_what_is_not_exchanged_stays_as_it_is(change: str, tmp_path: Path) -> No
     assert_same(before, model, feed(before, 0, [14, 1, 7, 30]), tmp_path, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("prefix", [0, 1, 33])
 @pytest.mark.parametrize("sizes", [[1], [9], [1, 1, 1], [3, 3, 3], [8, 1, 2, 5]])
 def test_any_prefix_and_groups(prefix: int, sizes: list[int], tmp_path: Path) -> None:
