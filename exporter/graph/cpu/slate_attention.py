@@ -17,7 +17,8 @@ knows the rule computes only visible products (`runtime/src/kernels/attention/sl
 masked Attention.
 
 An encoder's keys and values have no past, and no pass reads them again. Where they and the queries come with a token's heads side
-by side, and their reader takes them so, the node does too, and four transpositions of all numbers go.
+by side, and their reader takes them so, the node does too, and four transpositions of all numbers go. What rotates queries and
+keys reads them so as well.
 
 Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward`, without
 soft-capping and, in a decoder, without sliding window. Other nodes stay.
@@ -38,6 +39,7 @@ from rexit.exporter.graph.passes import (
     constant,
     define,
     define_called,
+    describe,
     is_constant,
     is_filled,
     parameters,
@@ -175,24 +177,54 @@ def slate_attention(model: ir.Model) -> ir.Model:
         scale = node.attributes.get_float("scale", head_dim**-0.5)
         replace(graph, node, [call(NAME, inputs, 1, scale=scale, **({} if window is None else {"window": window}))])
     for node in list(graph):
-        if (transposed := _tokens_first(node)) is not None:
+        if (exchanged := _tokens_first(node)) is not None:
+            operands, reader = exchanged
             attributes = {name: node.attributes.get_float(name) for name in ("scale", "window")}
-            operands, reader = transposed
-            replace(graph, reader, [call(ENCODER, operands, 1, **attributes)])
+            rows = [value if rotary is None else _rotated(graph, reader, value, rotary) for value, rotary in operands]
+            assert groups is not None
+            replace(graph, reader, [call(ENCODER, [*rows, groups], 1, **attributes)])
     define_called(model, {NAME: define_slate_attention, ENCODER: define_encoder_attention})
     return model
 
 
-def _tokens_first(node: ir.Node) -> tuple[list[ir.Value], ir.Node] | None:
-    """EncoderAttention's inputs and the node that it replaces, if a SlateAttention's are all transposed."""
+_Operand = tuple[ir.Value, ir.Node | None]
+"""Numbers [1, T, heads, d], and what rotates them."""
+
+
+def _tokens_first(node: ir.Node) -> tuple[list[_Operand], ir.Node] | None:
+    """EncoderAttention's query, key and value and the node that it replaces, if a SlateAttention's are all transposed."""
     if (node.domain, node.op_type) != (DOMAIN, NAME) or "window" not in node.attributes:
         return None
-    query, key, value = (_transposed(operand) for operand in node.inputs[:3])
-    groups, out, readers = node.inputs[5], node.outputs[0], list(node.outputs[0].uses())
-    if query is None or key is None or value is None or groups is None or len(readers) != 1 or out.is_graph_output():
+    operands = [operand for value in node.inputs[:3] if (operand := _operand(value)) is not None]
+    out, readers = node.outputs[0], list(node.outputs[0].uses())
+    if len(operands) < 3 or len(readers) != 1 or out.is_graph_output():
         return None
     reader = readers[0].node
-    return ([query, key, value, groups], reader) if _transposed(reader.outputs[0]) is out else None
+    return (operands, reader) if _transposed(reader.outputs[0]) is out else None
+
+
+def _operand(value: ir.Value | None) -> _Operand | None:
+    rotary = producer(value, "RotaryEmbedding")
+    if rotary is not None and len(rotary.inputs) > 3:  # which looks cosines and sines up by position
+        return None
+    source = _transposed(value if rotary is None else rotary.inputs[0])
+    return None if source is None else (source, rotary)
+
+
+def _rotated(graph: ir.Graph, reader: ir.Node, value: ir.Value, rotary: ir.Node) -> ir.Value:
+    """Rotates [1, T, heads, d], before `reader`, as `rotary` does [1, heads, T, d]: the operator takes heads side by side as one
+    axis."""
+    assert value.shape is not None
+    heads, size = value.shape[2:]
+    assert isinstance(heads, int) and isinstance(size, int)
+    flat = ir.node("Reshape", [value, constant(graph, f"{value.name}.sizes", np.array([0, 0, heads * size]))])
+    rotation = ir.node("RotaryEmbedding", [flat.outputs[0], *rotary.inputs[1:]], rotary.attributes.copy())
+    rotation.attributes["num_heads"] = ir.AttrInt64("num_heads", heads)
+    whole = ir.node("Reshape", [rotation.outputs[0], constant(graph, f"{value.name}.heads", np.array([0, 0, heads, size]))])
+    for node, name in ((flat, "flat"), (rotation, "flat_rotated")):
+        describe(node.outputs[0], f"{value.name}.{name}", value).shape = ir.Shape([*value.shape[:2], heads * size])
+    graph.insert_before(reader, [flat, rotation, whole])
+    return describe(whole.outputs[0], f"{value.name}.rotated", value)
 
 
 def _transposed(value: ir.Value | None) -> ir.Value | None:

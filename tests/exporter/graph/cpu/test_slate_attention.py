@@ -24,10 +24,9 @@ def test_an_encoder_sees_its_whole_group(family: str, tmp_path: Path) -> None:
     nodes = [node for node in model.graph if node.op_type in (NAME, ENCODER)]
     expected = [NO_WINDOW if n % 2 == 0 or family != "modernbert" else 5 for n in (1, 2, 3)]
     assert [node.attributes.get_float("window") for node in nodes] == expected
-    # ModernBERT rotates queries and keys when they are exchanged, and only then.
     nodes = Counter(node.op_type for node in tidy(model).graph)
-    assert (nodes[NAME], nodes[ENCODER]) == ((3, 0) if family == "modernbert" else (0, 3))
-    assert family == "modernbert" or not nodes["Transpose"]
+    assert (nodes[NAME], nodes[ENCODER], nodes["Transpose"]) == (0, 3, 0)
+    assert nodes["RotaryEmbedding"] == (6 if family == "modernbert" else 0)
 
 
 @pytest.mark.medium
