@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from rexit.errors import InputError, script
+from rexit import errors
+from rexit.errors import InputError, RexitError, script
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,21 @@ def test_defect_is_not_hidden() -> None:
 
     with pytest.raises(ValueError, match=r"^7$"):
         main(7)
+
+
+def test_exit_codes_that_scripts_rely_on() -> None:
+    codes = {
+        kind.__name__: kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RexitError)
+    }
+    assert codes == {
+        "RexitError": 1,
+        "InputError": 2,
+        "CheckpointError": 3,
+        "BundleError": 4,
+        "ParityError": 5,
+        "QualityError": 5,
+        "BackendError": 6,
+        "DeadlineError": 7,
+        "CancelledError": 1,
+        "PolicyError": 9,
+    }

@@ -15,6 +15,7 @@ from rexit.bundle.files import (
     check_paths,
     check_sizes,
     flush,
+    json_values,
     read_json,
     write_file,
     write_json,
@@ -29,6 +30,11 @@ def _names(folder: Path) -> list[str]:
 def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"schema": 3, "title": "Amélie"})
     assert read_json(tmp_path / "a.json") == {"schema": 3, "title": "Amélie"}
+
+
+def test_json_holds_no_other_numbers() -> None:
+    value = {"a": (1.5, float("nan"), [float("-inf"), 2]), "b": {"c": float("inf")}}
+    assert json_values(value) == {"a": [1.5, None, [None, 2]], "b": {"c": None}}
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,18 @@ NOISE = (0.6, 0.0)
 
 
 @cache
-def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600) -> Decision:
-    return decide_on(traces(users, 20, NOISE, seed=1, slate=slate), Goal(tuple(map(parse, metrics)), max_drop))
+def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600, pairs: int = 20) -> Decision:
+    return decide_on(traces(users, pairs, NOISE, seed=1, slate=slate), Goal(tuple(map(parse, metrics)), max_drop))
 
 
-def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
+@pytest.mark.parametrize("pairs", [10, 20])  # one slate of each user, and two
+def test_a_limit_without_a_promise_is_an_upper_bound(pairs: int) -> None:
     """By hand, on the certifying users: the mean is below it, and it would be certified while less would not."""
-    decision = decided(("ndcg@5", "user-auc"), 0.05)
+    decision = decided(("ndcg@5", "user-auc"), 0.05, pairs=pairs)
     limits = decision.watch
     assert limits is not None and (limits.loss, limits.of) == ("top-k-overlap@5", "ndcg@5")
     assert not limits.certified
-    data = split_users(traces(600, 20, NOISE, seed=1, slate=10))[1]
+    data = split_users(traces(600, pairs, NOISE, seed=1, slate=10))[1]
     stops, c = decision.policy.stops(data.log_odds, data.offsets), decision.policy.calibrated(data.log_odds)
     full, score = np.ascontiguousarray(c[:, -1]), np.take_along_axis(c, stops[:, None], 1)[:, 0]
     losses = Judge(data.users, data.liked, data.offsets, full).losses(parse("top-k-overlap@5"), score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def test_a_catalog_that_has_grown_lists_of_users(run: Run, place: Path) -> None:
         tables |= listed.tables
 
     write_grown(place / "catalog", place / "listed", edit)
-    assert run("refresh", place / "bundle", "--catalog", place / "listed").code == 0
+    refreshed = run("refresh", place / "bundle", "--catalog", place / "listed")
+    assert refreshed.code == 0 and re.search(r"cpu-fp32: \d+ golden slates, 12 of their candidates new", refreshed.out)
     assert run("verify", place / "bundle").code == 0
     prompts = PromptBuilder(Catalog.open(place / "listed"))
     with runtime.open(place / "bundle") as session:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
+from rexit.exporter.catalog import catalog_files
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import Columns, IndexOptions
 
@@ -81,9 +82,12 @@ def test_leave_last() -> None:
 
 
 @pytest.mark.parametrize("later", [6, 5])
-def test_a_graph_that_knows_an_answer_is_refused(later: int) -> None:
-    """The user's item stands in `test` at 5, and in `train` at 6 or at 5."""
-    rows = frame([0] * 4, [0, 0, 2, 3], [5, later, 2, 3], ["test", "train", "validation", "train"])
+@pytest.mark.parametrize("user", [0, 1])  # the first and the second part
+def test_a_graph_that_knows_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch, user: int, later: int) -> None:
+    """The user's item stands in `test` at 5, and in `train` at 6 or at 5; the other user has another item each time."""
+    rows = frame([user] * 4, [0, 0, 2, 3], [5, later, 2, 3], ["test", "train", "validation", "train"])
+    rows = pl.concat([rows, frame([1 - user] * 4, [4, 5, 6, 7], [1, 2, 3, 4], ["train"] * 4)])
+    monkeypatch.setattr(catalog_files, "ROWS", 4)
     with pytest.raises(InputError, match=r"ratings.csv: 1 interactions of the train split .* would know the model's answer"):
         assign(rows, IndexOptions(columns=Columns(split="fold")), PATH)
 
