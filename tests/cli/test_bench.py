@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ def test_cold_is_cold_and_warm_is_warm(run: Run, original: Path, reused: list[bo
 def test_table_without_a_policy(run: Run, original: Path) -> None:
     ended = run("bench", original / "bundle", "--slate", 5, "--requests", 2)
     assert ended.code == 0 and "Not calibrated" in ended.out and "Open to first score" in ended.out
+    assert re.search(
+        r"Memory: \d{2,4} MB peak, \d{1,2}\.\d MB of it session buffers\nMachine: .* threads one per core", ended.out
+    )
 
 
 def test_slate_larger_than_the_catalog(run: Run, original: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -90,3 +93,12 @@ def test_slopes_are_those_of_the_losses() -> None:
     for n in (0, 19, 20, N - 1):
         moved = [target.losses(z + sign * step * (np.arange(N) == n)).sum() for sign in (1, -1)]
         assert target.slopes(z)[n] == pytest.approx((moved[0] - moved[1]) / (2 * step), abs=1e-5)
+
+
+def test_a_mix_is_half_the_label_and_half_the_last_answer() -> None:
+    slates: Any = SimpleNamespace(rows=slice(None), liked=LIKED)
+    judges: Any = SimpleNamespace(chooses=slice(None), target=Target(LIKED))
+    labels, mix, last = (fit._probability(name, slates, slates, ROWS[:, 0], judges) for name in fit.SHARES)
+    np.testing.assert_array_equal(labels, LIKED)
+    np.testing.assert_allclose(mix, (LIKED + last) / 2, atol=1e-6)
+    assert 0 < last.min() < last.max() < 1
