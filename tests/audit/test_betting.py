@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rexit.audit.betting import BETS, BOLDEST, Capital, _start_capital
+from rexit.audit.betting import BETS, BOLDEST, Capital, LossTest, Tail, _start_capital
 from rexit.errors import InputError
 from running.fast import fast
 
@@ -96,3 +96,24 @@ def test_numbers_that_cannot_work(limit: float, level: float, line: str) -> None
         Capital(limit, level)
     with pytest.raises(ValueError, match="expected 0 to 1"):
         Capital(0.5).add(1.5)
+
+
+def test_a_mean_and_a_tail_share_the_level() -> None:
+    alone, both = LossTest(0.1, None), LossTest(0.1, Tail(0.05, 0.2))
+    assert both.of_tail is not None and alone.of_tail is None
+    assert (alone.capital.level, both.capital.level, both.of_tail.level) == (0.05, 0.025, 0.025)
+    assert (alone.alarm_capital, both.alarm_capital) == (20, 40)
+    for test in (alone, both):
+        assert (test.mean, test.share, test.alarm_at) == (None, 0, None)
+        for loss in (0.1, 0.2, 0.3, 0.4):
+            test.add(loss)
+        assert test.mean == pytest.approx(0.25)
+    assert (alone.share, both.share) == (0, 0.5)
+
+
+def test_the_first_alarm_of_either_counts() -> None:
+    """Everybody loses a little more than the tail's loss, which the mean's limit allows."""
+    test = LossTest(0.5, Tail(0.05, 0.2))
+    for _ in range(100):
+        test.add(0.25)
+    assert test.of_tail is not None and test.capital.alarm_at is None and test.alarm_at == test.of_tail.alarm_at is not None
