@@ -27,6 +27,7 @@ def test_bundle_and_its_policy(run: Run, place: Path) -> None:
     assert f"largest segment {largest / 1e3:.1f} kB" in text.out
     policy = run("inspect", place / "bundle/variants/cpu-fp32/policy.json", "--json").json
     assert policy["kind"] == "policy" and len(policy["policy"]["exits"]) == 3
+    assert "in the population" not in run("inspect", place / "bundle/variants/cpu-fp32/policy.json").out
     report = place / "bundle/variants/cpu-fp32/report.json"
     assert_one_line(run("inspect", report), 4, "report.json: `patience` is missing")
 
