@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builders.bundles.held_out import write_ranked
+from rexit import runtime
 from rexit.cli.use.serve import threads_for
 from rexit.serve.server import listen
 from running.command import Ended, Run, run  # noqa: F401
@@ -137,3 +139,21 @@ def test_an_answer_does_not_wait_to_be_acknowledged() -> None:
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_options_reach_the_sessions(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    given: list[dict[str, Any]] = []
+    real, hung_up = runtime.open, signal.getsignal(signal.SIGHUP)
+
+    def opened(path: Path, variant: str | None, **options: Any) -> runtime.Session:
+        given.append(options)
+        return real(path, variant)
+
+    monkeypatch.setattr(runtime, "open", opened)
+    monkeypatch.setattr("rexit.serve.run", lambda app, pool, *_: pool.close())
+    try:
+        ended = run("serve", bundle, "--port", 0, "--sessions", 2, "--threads", 3, "--cache-mib", 5)
+    finally:
+        signal.signal(signal.SIGHUP, hung_up)
+    assert ended.code == 0, ended.err
+    assert given and all(options == {"threads": 3, "cache_bytes": 5 << 20} for options in given)
