@@ -20,7 +20,7 @@ from rexit.exporter import export as module
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
-from rexit.exporter.preflight import check_trained_on
+from rexit.exporter.preflight import check_trained_on, existing
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from running.command import Run, assert_one_line
 from running.exporting import Export
@@ -216,3 +216,14 @@ def test_a_model_that_cannot_be_rotated_is_exported_as_it_is(run: Run, catalog_f
     assert ended.code == 0, ended.err
     assert f"not rotated, so that lower precisions may lose more: {reason}" in ended.out + ended.err
     assert Bundle.open(tmp_path / "bundle").variant.unrotated == reason
+
+
+def test_only_a_bundle_or_an_empty_folder_is_replaced(exported: Path, tmp_path: Path) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    assert existing(tmp_path / "none") is None and existing(empty) is None
+    assert existing(exported) == Bundle.open(exported).manifest
+    (file := tmp_path / "file").write_text("")
+    (link := tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place in (file, link, tmp_path):
+        with pytest.raises(InputError, match="exists and is not a bundle; it would be replaced, so choose another place"):
+            existing(place)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from rexit.errors import InputError
 from rexit.exporter.heads import layers as fit
 from rexit.exporter.heads.layers import Order, Regression, Target, platt
 
@@ -102,3 +103,18 @@ def test_a_mix_is_half_the_label_and_half_the_last_answer() -> None:
     np.testing.assert_array_equal(labels, LIKED)
     np.testing.assert_allclose(mix, (LIKED + last) / 2, atol=1e-6)
     assert 0 < last.min() < last.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("liked", "chooses", "labelled", "message"),
+    [
+        ([1, 1, 0, 1], [1, 1, 0, 0], True, "choosing users are all 2 liked, expected likes and others"),
+        ([1, 0, 0, 0], [1, 1, 0, 0], True, "other users are all 2 not liked, expected likes and others"),
+        ([1, 0, 0, 1], [1, 1, 1, 1], True, "other users are none, expected likes and others"),
+        ([0, 0, 0, 0], [1, 1, 1, 1], False, "other users are none, expected some"),
+    ],
+)
+def test_validation_that_tells_nothing(liked: list[int], chooses: list[int], labelled: bool, message: str) -> None:
+    slates: Any = SimpleNamespace(liked=np.array(liked, bool), chooses=np.array(chooses, bool), users=np.arange(4))
+    with pytest.raises(InputError, match=message):
+        fit._Validation(slates, np.zeros(4, np.float32), labelled)
