@@ -112,6 +112,7 @@ def decode(tokens: Any) -> str:
     return str(byte_tokenizer().decode([int(token) for token in tokens]))
 
 
+@pytest.mark.medium
 def test_training_prompts_have_the_digits_of_their_interactions(place: Path) -> None:
     catalog = Catalog.open(place / "digits")
     assert catalog.inputs.entries == (Input(name="price", digits=3, spaced=True), Input(name="weight", digits=2, optional=True))

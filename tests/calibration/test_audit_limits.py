@@ -62,6 +62,7 @@ def test_a_certified_tail_is_watched_by_slates() -> None:
     assert 0 < limits.tail.share < 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("metrics", "slate", "loss"),
     [

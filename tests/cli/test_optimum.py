@@ -64,6 +64,7 @@ def test_exports_a_bundle_as_its_options_say(tmp_path: Path) -> None:
     assert len(bundle.golden().slates) == 3 and bundle.edited() == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [

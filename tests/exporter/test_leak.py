@@ -173,6 +173,7 @@ def test_the_control_is_found_out(control: Case) -> None:
     assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), measured_chances
 
 
+@pytest.mark.medium
 def test_no_number_of_exit_zero_predicts_a_random_label(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     def chances() -> dict[str, float]:
         pairs, _ = zero_fit._pairs(catalog, silent)

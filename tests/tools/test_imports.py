@@ -28,6 +28,7 @@ def told(*files: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("file", "folder", "module"),
     [

@@ -62,6 +62,7 @@ def _one_bit(model: ir.Model) -> ir.Model:
     return model
 
 
+@pytest.mark.medium
 def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_pass(monkeypatch, _one_bit)
     with pytest.raises(

@@ -93,6 +93,7 @@ def test_nobody_who_chooses_is_refused(tmp_path: Path) -> None:
         Prompts.draw(SlatesFile.read(write_slates(tmp_path / "certify.jsonl", rows)), 0)
 
 
+@pytest.mark.medium
 def test_answers_are_those_of_the_golden_samples(exported: Path, validation_prompts: Prompts, answers: LogOdds) -> None:
     bundle = Bundle.open(exported)
     users, at = bundle.catalog.users, 0

@@ -54,6 +54,7 @@ def trained(base: Path, catalog: Path, out: Path, say: Callable[[str], None] = l
     return out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "options",
     [

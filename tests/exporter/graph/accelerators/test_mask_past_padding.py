@@ -33,6 +33,7 @@ def padded(arrays: Arrays, rows: int) -> Arrays:
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("target", fast(["tensorrt", "cuda"], "tensorrt"))
 @pytest.mark.parametrize("family", fast(["llama", "gemma3_text", "gpt2", "bert", "roberta", "modernbert"], "llama"))
 def test_padding_changes_nothing(family: str, target: str, tmp_path: Path) -> None:

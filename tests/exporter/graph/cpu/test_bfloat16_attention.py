@@ -20,6 +20,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("llama"))
 
 
+@pytest.mark.medium
 def test_every_attention_is_rounded(path: Path, tmp_path: Path) -> None:
     before, model = tidy(half_cache(ir.load(path))), tidy(bfloat16_attention(half_cache(ir.load(path))))
     assert (count(model)[ROUNDED], count(model)[NAME]) == (count(before)[NAME], 0) == (2, 0)

@@ -58,6 +58,7 @@ def test_any_prefix_and_groups(prefix: int, sizes: list[int], tmp_path: Path) ->
     assert_same(traced(), tidy(slate_attention(traced())), feed(traced(), prefix, sizes), tmp_path, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", ["past", "window", "softcap", "no groups"])
 def test_another_attention_stays(change: str) -> None:
     model = traced()
