@@ -142,11 +142,11 @@ def test_an_answer_does_not_wait_to_be_acknowledged() -> None:
 
 
 def test_options_reach_the_sessions(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    given: list[dict[str, Any]] = []
+    opened_with: list[dict[str, Any]] = []
     real, hung_up = runtime.open, signal.getsignal(signal.SIGHUP)
 
     def opened(path: Path, variant: str | None, **options: Any) -> runtime.Session:
-        given.append(options)
+        opened_with.append(options)
         return real(path, variant)
 
     monkeypatch.setattr(runtime, "open", opened)
@@ -156,4 +156,4 @@ def test_options_reach_the_sessions(run: Run, bundle: Path, monkeypatch: pytest.
     finally:
         signal.signal(signal.SIGHUP, hung_up)
     assert ended.code == 0, ended.err
-    assert given and all(options == {"threads": 3, "cache_bytes": 5 << 20} for options in given)
+    assert opened_with and all(options == {"threads": 3, "cache_bytes": 5 << 20} for options in opened_with)
