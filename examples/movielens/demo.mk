@@ -20,7 +20,7 @@ $(DEMO)/smollm2/config.json: examples/finetune/fetch.py | $(BUILD)/.installed
 $(DEMO)/model/config.json: $(DEMO)/smollm2/config.json $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
     src/rexit/cli/make/tokenizer.py $$(call imports,$(MOVIELENS)/model.py exporter/prompt/pieces.py)
 	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/words
-	$(BIN)/python $(MOVIELENS)/model.py $(DEMO)/smollm2 $(DEMO)/words $(DEMO)/data/ml-100k.item $(DEMO)/model
+	$(BIN)/python $(MOVIELENS)/model.py $(DEMO)/smollm2 $(DEMO)/words $(DEMO)/data/ml-100k.inter $(DEMO)/data/ml-100k.item $(DEMO)/model
 
 $(DEMO)/catalog/catalog.json: $(DEMO)/model/config.json $(MOVIELENS)/prompt.toml \
     src/rexit/cli/make/index.py $$(call imports,exporter/index.py)

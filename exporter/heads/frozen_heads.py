@@ -34,9 +34,9 @@ from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Chec
 from rexit.exporter.checkpoints.rerankers import read_reranker
 from rexit.exporter.checkpoints.sentence_modules import module_files
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
-from rexit.exporter.heads.hidden_rows import RowsFile, Slates, collect_rows, size, uses_bfloat16
+from rexit.exporter.heads.hidden_rows import RowsFile, Slates, collect_rows, size
 from rexit.exporter.heads.layers import LayerHead, Layers, check_choice, choose_exits, fit_layers, ranking_figures
-from rexit.exporter.libraries import quiet
+from rexit.exporter.libraries import quiet, uses_bfloat16
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.options import ExportOptions, HeadsOptions

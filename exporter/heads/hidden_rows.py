@@ -29,7 +29,6 @@ from rexit.bundle.files import SCHEMA, read_typed
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
-from rexit.exporter.libraries import fast_on_cpu
 from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows
 from rexit.exporter.source import Source
@@ -260,10 +259,3 @@ def scaling(base: Checkpoint) -> nn.Module:
     norm = ExitHeads.like(base.decoder, 1).norms[0]
     plain: nn.Module = type(norm)(base.decoder.hidden_size, norm.eps)
     return plain.eval()
-
-
-def uses_bfloat16(precision: str) -> bool:
-    """Whether to compute in bfloat16; `auto`: if it is faster."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    return torch.cuda.is_available() or fast_on_cpu("bf16 forward pass")

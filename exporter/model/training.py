@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.exporter.libraries import fast_on_cpu
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
@@ -212,8 +211,3 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
             if parameters:
                 groups.append({"params": parameters, "lr": peak / scale})
     return groups
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether training is faster in bfloat16 than in float32."""
-    return device.type != "cpu" or fast_on_cpu("bf16 training")

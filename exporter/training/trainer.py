@@ -30,8 +30,9 @@ from transformers.trainer_utils import SaveStrategy
 from rexit import interrupts
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import InputError
+from rexit.exporter.libraries import uses_bfloat16
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import POOL, Row, Rows, batches, fast_bfloat16, parameter_groups, with_vectors
+from rexit.exporter.model.training import POOL, Row, Rows, batches, parameter_groups, with_vectors
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.prompts.slates_file import Query, SlatesFile
@@ -250,7 +251,7 @@ def arguments(work: Path, options: TrainOptions, steps: int) -> TrainingArgument
         lr_scheduler_type="cosine",
         warmup_steps=round(options.warmup * steps),
         max_grad_norm=1.0,
-        bf16=fast_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16",
+        bf16=uses_bfloat16(options.precision),
         use_cpu=device.type == "cpu",
         seed=options.seed,
         logging_steps=10,
