@@ -25,7 +25,7 @@ $(DEMO)/model/config.json: $(DEMO)/smollm2/config.json $(DEMO)/data/ml-100k.inte
 $(DEMO)/catalog/catalog.json: $(DEMO)/model/config.json $(MOVIELENS)/prompt.toml \
     src/rexit/cli/make/index.py $$(call imports,exporter/index.py)
 	rm -rf $(DEMO)/checkpoint.training
-	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/model/films.tsv --users $(DEMO)/data/ml-100k.user \
+	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/model/films.parquet --users $(DEMO)/data/ml-100k.user \
 	  --tokenizer $(DEMO)/model --template $(MOVIELENS)/prompt.toml --positive-at 4 --candidates retrieved:100 --out $(DEMO)/catalog
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json src/rexit/cli/make/train.py $$(call imports,exporter/training/fine_tuning.py)

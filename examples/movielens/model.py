@@ -5,7 +5,7 @@
 A word's embedding starts as the mean of SmolLM2's for the same text. A film's starts from that of its title and genres, and from
 which films were rated soon before and after it. A film is one token in the history and one as a candidate, so a slate of a
 hundred takes 130 tokens where titles take 1,800; a film that was not here at training has no token, and needs words. OUT is a
-folder with the model, its tokenizer, and films.tsv: ITEMS with a column `token`.
+folder with the model, its tokenizer, and films.parquet: ITEMS with columns `token` and `neighbours`, a vector.
 """
 
 from __future__ import annotations
@@ -93,13 +93,16 @@ def main(source: Path, words: Path, ratings: Path, items: Path, out: Path, layer
         table = model.get_input_embeddings().weight.detach()
         meant = [encoder(text, add_special_tokens=False)["input_ids"] for text in texts(tokenizer, films)]
         rows = normalize(torch.stack([table[ids or [0]].mean(0) for ids in meant]))  # a mean of several is shorter
-        rows[-len(films) :] = embeddings(rows[-len(films) :], neighbours(*training(ratings, films), len(films)))
+        beside = neighbours(*training(ratings, films), len(films))
+        rows[-len(films) :] = embeddings(rows[-len(films) :], beside)
         model.resize_token_embeddings(len(rows), mean_resizing=False)
         model.get_input_embeddings().weight.data.copy_(rows * table.norm(dim=1).mean())
         model.config.bos_token_id = model.config.eos_token_id = model.config.pad_token_id = None
         model.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))
-        films.write_csv(folder / "films.tsv", separator="\t", quote_style="never")
+        vectors = [row if any(row) else None for row in beside.tolist()]
+        typed = films.with_columns(pl.Series("neighbours", vectors, dtype=pl.List(pl.Float32)))
+        typed.rename(lambda name: name.partition(":")[0]).write_parquet(folder / "films.parquet")
     print(f"{out}: {layers} layers, {len(rows):,} tokens")
 
 

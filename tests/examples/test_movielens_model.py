@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -55,7 +56,9 @@ def test_embeddings_are_means_of_what_tokens_say(tmp_path: Path, monkeypatch: py
     table, tokenizer = whole.get_input_embeddings().weight, Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
     short = decoder_model(tmp_path / "out")
     assert short.config.num_hidden_layers == 2 and tokenizer.encode("yes<12>").ids == [1, 3]
-    assert (tmp_path / "out/films.tsv").read_text().splitlines()[2] == "12\tAlien Heat\t1979\tHorror\t<12>"
+    films = pl.read_parquet(tmp_path / "out/films.parquet")
+    assert films.row(1)[:5] == ("12", "Alien Heat", "1979", "Horror", "<12>")
+    assert [row and len(row) for row in films["neighbours"].to_list()] == [2, 2, None, None]
     rows, length = short.get_input_embeddings().weight, table.norm(dim=1).mean()
     torch.testing.assert_close(rows[:2], normalize(table[[0, 5]]) * length)
     torch.testing.assert_close(rows[2:].norm(dim=1), length.expand(4))
