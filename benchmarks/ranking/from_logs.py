@@ -45,7 +45,15 @@ def built(model: Path, folder: Path, rows: Iterator[dict[str, Any]], options: li
     if not page.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         slates.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        command = [str(Path(sys.executable).with_name("rexit")), "build", str(model), "--slates", str(slates), "--out", str(bundle)]
+        command = [
+            str(Path(sys.executable).with_name("rexit")),
+            "build",
+            str(model),
+            "--slates",
+            str(slates),
+            "--out",
+            str(bundle),
+        ]
         done = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"from_logs: {' '.join(command)} failed with exit code {done.returncode}")
@@ -83,10 +91,11 @@ def main(model: Path, slates: Path, out: Path, every: int, options: list[str]) -
     queries = np.repeat(np.arange(len(test)), [len(slate.items) for slate in test])
     judge = ByUser(queries, np.concatenate([slate.liked for slate in test]))
     values = {name: judge.ndcg(score, PLACES) for name, score in scores.items()}
-    print(f"\n{np.isfinite(values['the model']).sum()} of {len(test)} test queries have a relevant candidate; NDCG@{PLACES} by labels\n")
+    judged = np.isfinite(values["the model"])
+    print(f"\n{judged.sum()} of {len(test)} test queries have a relevant candidate; NDCG@{PLACES} by labels\n")
     print("| | NDCG@10 | less the model in float32 |\n|---|---|---|")
     for name, of_queries in values.items():
-        lost, judged = of_queries - values["the model"], np.isfinite(of_queries)
+        lost = of_queries - values["the model"]
         mean, low, high = mean_by_user(lost[judged], np.arange(judged.sum()))
         print(f"| {name} | {np.nanmean(of_queries):.4f} | {mean:+.4f} ({low:+.4f} to {high:+.4f}) |")
 
