@@ -234,7 +234,7 @@ def train_model(
     rows = packed_rows(
         source, "validation", SIZE, options.validation_slates, partial(tracked, what="prompts of validation", progress=progress)
     )
-    log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16)
+    log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16, progress)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
     pairs = LabelledPairs.of(source, held_out)
     areas, user_areas = zip(*(_figures(np.ascontiguousarray(score), pairs) for score in log_odds.T), strict=True)
@@ -352,11 +352,13 @@ def still_falling(losses: Sequence[float]) -> str | None:
 
 
 @torch.no_grad()
-def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float32]:
+def validation_log_odds(
+    model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool, progress: ShowProgress
+) -> NDArray[np.float32]:
     """Returns the candidates' log-odds, float32 [n, E]. half: compute in bfloat16."""
     model.eval()
     log_odds: dict[int, Any] = {}
-    for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
+    for numbers in tracked(batches(data.lengths, tokens, np.random.default_rng(0)), "validation batches", progress):
         inputs = data.inputs(model, numbers, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = model(*inputs)
