@@ -384,6 +384,7 @@ def _judged(
                 slates = [replace(slate, log_odds=np.ascontiguousarray(slate.log_odds[:, remaining])) for slate in golden]
                 exits, merged = [depths[k] for k in remaining], make.draft(base.draft.target, "merged")
                 make.segments += 2 * len(exits)
+                clock.lap("quality")
                 try:
                     fewer = _Base.trace(merged, loaded, exits, slates, options, progress, clock)
                     draft = make.draft(target)

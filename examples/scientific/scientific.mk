@@ -11,6 +11,7 @@ BIN ?= .venv/bin
 STEPS ?= 300
 SLATES ?= 2000
 USERS ?= 800
+DRAWS ?= retrieved:100,popularity:99,uniform:99
 LAYERS ?= 4
 EXITS ?= 1,2,4
 ENCODER_EXITS ?= 2,4,6
@@ -74,6 +75,6 @@ $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json: $(OUT)/encoder/bundle/manif
 $(OUT)/table.md: $(OUT)/numbers/catalog.json $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json \
     $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json
 	$(BIN)/python $(HERE)/table.py $(OUT)/catalog $(OUT)/data --numbers $(OUT)/numbers --model SmolLM2=$(OUT)/decoder/bundle \
-	  --pairs MiniLM=$(OUT)/encoder/bundle --users $(USERS) --json $(OUT)/table.json > $@
+	  --pairs MiniLM=$(OUT)/encoder/bundle --users $(USERS) --draws $(DRAWS) --json $(OUT)/table.json > $@
 
 .PHONY: table
