@@ -17,7 +17,7 @@ EXITS ?= 1,2,4
 ENCODER_EXITS ?= 2,4,6
 CANDIDATES ?= popularity:9
 HERE := examples/scientific
-PLACES := --metric ndcg@10 --top-k 10 --max-drop 0.01
+PLACES := --metric ndcg@10 --max-drop 0.01
 INDEX = $(BIN)/rexit index --interactions $(OUT)/data/purchases.csv --items $(OUT)/data/items.parquet --column time=place \
   --implicit --split leave-last:1,1 --candidates $(CANDIDATES) --tokenizer $(OUT)/smollm2
 
