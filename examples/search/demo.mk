@@ -4,7 +4,7 @@
 SEARCH := examples/search
 FOUND := $(BUILD)/demo-search
 SEARCH_POLICY := $(FOUND)/bundle/variants/cpu-int8/policy.json
-STEPS ?= 240
+STEPS ?= 360
 
 demo-search: $(FOUND)/summary.json
 	@$(BIN)/python $(SEARCH)/summary.py $(FOUND) --show
@@ -21,7 +21,7 @@ $(FOUND)/data/slates.jsonl: $(SEARCH)/packages.py examples/reranker/bm25.py | $(
 
 $(FOUND)/checkpoint/exits.json: $(FOUND)/minilm/config.json $(FOUND)/data/slates.jsonl \
     src/rexit/cli/make/train.py $$(call imports,exporter/training/fine_tuning.py)
-	$(BIN)/rexit train $(FOUND)/minilm --slates $(FOUND)/data/slates.jsonl --exits 4,6 --freeze-embeddings \
+	$(BIN)/rexit train $(FOUND)/minilm --slates $(FOUND)/data/slates.jsonl --exits 2,3,4,6 --freeze-embeddings \
 	  --steps $(STEPS) --batch-tokens 2304 --out $(FOUND)/checkpoint
 
 $(FOUND)/bundle/manifest.json: $(FOUND)/checkpoint/exits.json src/rexit/cli/make/export.py $$(call imports,exporter/export.py)
