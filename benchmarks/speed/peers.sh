@@ -28,7 +28,7 @@ build() {
     ;;
   ort) make_with optimum onnx onnx-past ;;
   openvino)
-    environment openvino "optimum-intel[openvino]" "sentence-transformers>=5" datasets fastapi uvicorn
+    environment openvino "optimum-intel[openvino]" "sentence-transformers>=5" datasets
     make_with openvino openvino-int8 openvino-fp32
     ;;
   ctranslate2)
