@@ -50,14 +50,14 @@ def texts(tokenizer: Tokenizer, films: pl.DataFrame) -> list[str]:
     return words + films.select(pl.format(" {}, {}", "movie_title:token_seq", "class:token_seq")).to_series().to_list()
 
 
-def training(ratings: Path, films: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def training_ratings(ratings: Path, films: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Returns users and rows of films in the order of rating: the first eight tenths of each user, the split that trains."""
     numbers = films.select("item_id:token").with_row_index("film")
     read = pl.read_csv(ratings, separator="\t", schema_overrides={"item_id:token": pl.String}).join(numbers, "item_id:token")
     ordered = read.sort("user_id:token", "timestamp:float", "film")
     place, count = pl.int_range(pl.len()).over("user_id:token"), pl.len().over("user_id:token")
-    first = ordered.filter(place < count - 2 * (count // 10))
-    return first["user_id:token"].to_numpy(), first["film"].to_numpy()
+    rated = ordered.filter(place < count - 2 * (count // 10))  # as `index --split user:0.8,0.9`
+    return rated["user_id:token"].to_numpy(), rated["film"].to_numpy()
 
 
 def neighbours(users: np.ndarray, rated: np.ndarray, films: int) -> Tensor:
@@ -67,8 +67,8 @@ def neighbours(users: np.ndarray, rated: np.ndarray, films: int) -> Tensor:
     NeurIPS 2014); of films: O. Barkan and N. Koenigstein, 2016.
     """
     pairs = [(rated[:-apart], rated[apart:], users[apart:] == users[:-apart]) for apart in range(1, WINDOW + 1)]
-    one, other = (np.concatenate([pair[side][pair[2]] for pair in pairs]) for side in (0, 1))
-    ends = np.concatenate([one, other]), np.concatenate([other, one])
+    earlier, later = (np.concatenate([pair[side][pair[2]] for pair in pairs]) for side in (0, 1))
+    ends = np.concatenate([earlier, later]), np.concatenate([later, earlier])
     together = coo_array((np.ones(len(ends[0])), ends), shape=(films, films)).tocsr().tocoo()
     count = np.bincount(ends[0], minlength=films)
     expected = count[together.row] * count[together.col] ** COMMON / (count**COMMON).sum()
@@ -93,16 +93,15 @@ def main(source: Path, words: Path, ratings: Path, items: Path, out: Path, layer
         table = model.get_input_embeddings().weight.detach()
         meant = [encoder(text, add_special_tokens=False)["input_ids"] for text in texts(tokenizer, films)]
         rows = normalize(torch.stack([table[ids or [0]].mean(0) for ids in meant]))  # a mean of several is shorter
-        beside = neighbours(*training(ratings, films), len(films))
+        beside = neighbours(*training_ratings(ratings, films), len(films))
         rows[-len(films) :] = embeddings(rows[-len(films) :], beside)
         model.resize_token_embeddings(len(rows), mean_resizing=False)
         model.get_input_embeddings().weight.data.copy_(rows * table.norm(dim=1).mean())
         model.config.bos_token_id = model.config.eos_token_id = model.config.pad_token_id = None
         model.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))
-        vectors = [row if any(row) else None for row in beside.tolist()]
-        typed = films.with_columns(pl.Series("neighbours", vectors, dtype=pl.List(pl.Float32)))
-        typed.rename(lambda name: name.partition(":")[0]).write_parquet(folder / "films.parquet")
+        vectors = pl.Series("neighbours", [row if any(row) else None for row in beside.tolist()], dtype=pl.List(pl.Float32))
+        films.rename(lambda name: name.partition(":")[0]).with_columns(vectors).write_parquet(folder / "films.parquet")
     print(f"{out}: {layers} layers, {len(rows):,} tokens")
 
 

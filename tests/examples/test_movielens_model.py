@@ -67,11 +67,11 @@ def test_embeddings_are_means_of_what_tokens_say(tmp_path: Path, monkeypatch: py
         torch.testing.assert_close(rows[2 + film], normalize(said[film] - said.mean(0), dim=0) * length)
 
 
-def test_films_rated_by_turns_have_the_same_neighbours(tmp_path: Path) -> None:
+def test_a_user_s_last_ratings_are_no_training(tmp_path: Path) -> None:
     import model as program
 
     (tmp_path / "items").write_text(ITEMS)
-    users, rated = program.training(ratings(tmp_path / "ratings"), program.named(tmp_path / "items"))
+    users, rated = program.training_ratings(ratings(tmp_path / "ratings"), program.named(tmp_path / "items"))
     assert users.tolist() == [1] * 8 + [2] * 8 and rated.tolist() == [0, 1] * 8
 
 
@@ -81,5 +81,5 @@ def test_neighbours_of_a_film_make_it_alike(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(program, "DIMENSIONS", 2)
     monkeypatch.setattr(program, "WINDOW", 1)
     rated = np.array([0, 1, 0, 2, 0, 1, 0, 2, 3, 4, 3, 4, 3, 4, 3, 4])
-    found = normalize(program.neighbours(np.repeat([1, 2], 8), rated, 6))
-    assert found[1] @ found[2] > 0.9 > abs(found[1] @ found[3]) and not found[5].any()
+    factors = normalize(program.neighbours(np.repeat([1, 2], 8), rated, 6))
+    assert factors[1] @ factors[2] > 0.9 > abs(factors[1] @ factors[3]) and not factors[5].any()
