@@ -331,7 +331,7 @@ check: $(BUILD)/.installed
 	$(BIN)/mypy
 	MYPYPATH=src:tests $(BIN)/mypy $(addprefix -p ,builders budgets crash damage doubles running)
 	for folder in $(SCRIPTS); do MYPYPATH=src:$$folder:$(IMPORTED) $(BIN)/mypy $$folder/*.py || exit 1; done
-	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES)) benchmarks/speed/products.cpp
 
 $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.installed
 	$(BIN)/python tools/requirements.py docs >$(BUILD)/docs-requirements.txt
@@ -345,7 +345,7 @@ docs: $(BUILD)/.docs-requirements $(BUILD)/.installed
 format: $(BUILD)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+	$(BIN)/clang-format -i $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES)) benchmarks/speed/products.cpp
 
 bench-peers: $(BUILD)/.installed
 	PYTHON=$(PYTHON) benchmarks/speed/peers.sh $(BUILD)/peers
