@@ -7,14 +7,17 @@
 CROSS_ENCODER is a folder of sentence-transformers or transformers, SLATES a file of `examples/reranker/scifact.py`: 100 documents
 for a claim of the test split, pairs cut at 250 tokens, texts in and log-odds out, so tokenization is part of all times. --bundle
 gives a calibrated bundle of the model, whose policy is measured too. --shape gives random weights of another model's sizes, with
-CROSS_ENCODER's tokenizer. Rounds and ratios are slate.py's, and log-odds are compared with PyTorch's.
+CROSS_ENCODER's tokenizer; --busy 1 keeps another process computing meanwhile. Rounds and ratios are slate.py's, and log-odds are
+compared with PyTorch's.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +149,18 @@ def plans(
     return started, ours, others
 
 
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Keeps so many other processes computing."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+
+
 @script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,6 +173,7 @@ def main() -> None:
     parser.add_argument("--only", help="the peers to ask, separated by commas; all by default")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute meanwhile (0)")
     parser.add_argument("--prepare", action="store_true", help="write the models and bundles, and measure nothing")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -177,14 +193,16 @@ def main() -> None:
         draw = requests(args.slates)
         names = [[contender.name for contender in side] for side in (ours, others)]
         reference = "st_torch" if "st_torch" in running else "fp32_full"
-        case = asked_in_turn(
-            running, [*ours, *others], (names[0], names[1]), lambda: next(draw), work.name, False, args.rounds, reference
-        )
+        with busy(args.busy):
+            case = asked_in_turn(
+                running, [*ours, *others], (names[0], names[1]), lambda: next(draw), work.name, False, args.rounds, reference
+            )
         about = {name: peer.about for name, peer in running.items()}
     result = {
         "cases": {f"{work.name}, {PAIRS} pairs": case},
         "left_out": left_out | dict.fromkeys(sorted(skipped), "not asked for"),
         "threads": args.threads,
+        "busy": args.busy,
         "machine": machine(),
         "about": about,
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py and encoders.py compare rexit with, each in an environment of its own.
+# peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py, encoders.py and serving.py compare rexit with, each in its own environment.
 # Over an hour, most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built;
 # one that cannot be built is reported in a line, and its log is FOLDER/PEER.log.
 set -euo pipefail
@@ -28,7 +28,7 @@ build() {
     ;;
   ort) make_with optimum onnx onnx-past ;;
   openvino)
-    environment openvino "optimum-intel[openvino]" "sentence-transformers>=5" datasets
+    environment openvino "optimum-intel[openvino]" "sentence-transformers>=5" datasets fastapi uvicorn
     make_with openvino openvino-int8 openvino-fp32
     ;;
   ctranslate2)
@@ -44,13 +44,14 @@ build() {
     make_with optimum f32.gguf q8_0.gguf bf16.gguf
     make_with llama q4_0.gguf q4_k.gguf
     ;;
+  infinity) environment infinity "infinity-emb[server,optimum,torch]" ;;
   *)
     echo "peers.sh: no peer $1; there are $(IFS=,; echo "base,${peers[*]}")" >&2
     exit 2
     ;;
   esac
 }
-peers=(ort openvino ctranslate2 genai llama)
+peers=(ort openvino ctranslate2 genai llama infinity)
 mkdir -p "$to"
 if [ $# -gt 1 ]; then
   for peer in "${@:2}"; do build "$peer"; done

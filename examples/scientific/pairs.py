@@ -27,6 +27,8 @@ from rexit.exporter.zero import Graph
 from rexit.slates import Slate, cut, spread
 
 TITLES, TITLE_WORDS, ABOUT_WORDS = 6, 12, 56
+LEAST_BOUGHT = 2
+"""In training: a query without titles teaches nothing, and every validation query has three."""
 
 
 class Texts:
@@ -82,7 +84,10 @@ def main(folder: Path, items: Path, out: Path, most: int) -> None:
     texts = Texts(catalog, items)
     with new_folder(out) as work, (work / "slates.jsonl").open("w", encoding="utf-8") as file:
         for split in SPLITS:
-            slates = spread([slate for slate in cut(catalog, split) if split != "train" or slate.liked.any()], most)
+            slates = cut(catalog, split)
+            if split == "train":
+                slates = [slate for slate in slates if slate.liked.any() and len(texts.history(slate)) >= LEAST_BOUGHT]
+            slates = spread(slates, most)
             for row in texts.rows(slates, split, scores_of(catalog, slates, split)):
                 file.write(json.dumps(row) + "\n")
             print(f"{split}: {len(slates):,} slates")

@@ -1,6 +1,6 @@
 # Amazon Scientific from its zip to a table of rankings. Every step resumes where it was stopped.
 #
-#   make -f examples/scientific/scientific.mk ZIP=scientific.zip [OUT=build/scientific] [STEPS=300] [USERS=800]
+#   make -f examples/scientific/scientific.mk ZIP=scientific.zip [OUT=build/scientific] [STEPS=700] [USERS=800]
 #
 # Two models on the same candidates: SmolLM2's first layers read a history and products in words, MiniLM reads
 # (last titles, product) as a cross-encoder. STEPS=20 SLATES=60 USERS=40 shows in a while that all of it works.
@@ -8,14 +8,14 @@
 ZIP ?= scientific.zip
 OUT ?= build/scientific
 BIN ?= .venv/bin
-STEPS ?= 300
-SLATES ?= 2000
+STEPS ?= 700
+SLATES ?= 2800
 USERS ?= 800
 DRAWS ?= retrieved:100,popularity:99,uniform:99
 LAYERS ?= 4
 EXITS ?= 1,2,4
 ENCODER_EXITS ?= 2,4,6
-CANDIDATES ?= popularity:9
+CANDIDATES ?= uniform:9
 HERE := examples/scientific
 PLACES := --metric ndcg@10 --max-drop 0.01
 INDEX = $(BIN)/rexit index --interactions $(OUT)/data/purchases.csv --items $(OUT)/data/items.parquet --column time=place \
@@ -56,7 +56,7 @@ $(OUT)/decoder/bundle/manifest.json: $(OUT)/decoder/checkpoint/exits.json
 	$(BIN)/rexit export $(OUT)/decoder/checkpoint --catalog $(OUT)/catalog --out $(OUT)/decoder/bundle
 
 $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json: $(OUT)/decoder/bundle/manifest.json
-	$(BIN)/rexit calibrate $(OUT)/decoder/bundle --catalog $(OUT)/catalog $(PLACES) --also retrieved:100 --max-slates $(SLATES)
+	$(BIN)/rexit calibrate $(OUT)/decoder/bundle --catalog $(OUT)/catalog $(PLACES) --max-slates $(SLATES)
 
 # An encoder of (last titles, product), with exit zero's log-odds as the first stage's score.
 $(OUT)/pairs/slates.jsonl: $(OUT)/catalog/catalog.json

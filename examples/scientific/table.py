@@ -7,8 +7,9 @@ CATALOG is of `rexit index`, with an exit zero that reads text; NUMBERS the same
 the folder of prepare.py with items.parquet. `--model` is a bundle of CATALOG, `--pairs` one of pairs.py's slates. Test users are
 those with the like in their slate, the same for all rankings of a draw. Each ranking has its NDCG@10 and user AUC, the
 difference of NDCG@10 to exit zero with its 95 % interval over users (paired bootstrap), and NDCG@10 by the number of training
-likes of the liked product. A model's last answer is `alone`; with `all`, its last exit's map, which reads exit zero and earlier
-exits; `policy` is what the bundle's policy answers, with its cost by the calibration's report.
+likes of the liked product. A model's last answer is `alone`; `with exit zero`, a logistic regression on both, fitted on these
+candidates of the other users (five folds); with `all`, its last exit's map, which reads exit zero and earlier exits and was
+fitted on the calibration's candidates; `policy` is what the bundle's policy answers, with its cost by the calibration's report.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import polars as pl
 from numpy.typing import NDArray
 from pairs import Texts, scores_of
 from scipy.sparse import csr_array
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from rexit import runtime
 from rexit.baselines import LIGHTGCN, baselines
@@ -90,6 +93,13 @@ def of_bundle(name: str, path: Path, traced: Callable[[Any], list[NDArray[np.flo
     rankings[f"{name}, full depth with all"] = c[:, -1]
     rankings[f"{name}, policy ({cost:.2f} of the cost)"] = np.take_along_axis(c, stops[:, None], 1)[:, 0]
     return rankings
+
+
+def with_exit_zero(zero: Scores, alone: Scores, slates: Sequence[Slate]) -> Scores:
+    """Returns the log-odds of a logistic regression on two rankings, of each user by the others."""
+    both, liked = np.column_stack([zero, alone]), np.concatenate([slate.liked for slate in slates])
+    users = np.repeat(np.arange(len(slates)), [len(slate.items) for slate in slates])
+    return cross_val_predict(LogisticRegression(), both, liked, groups=users, cv=GroupKFold(5), method="decision_function")
 
 
 def traces(session: Any, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
@@ -158,6 +168,9 @@ def main(args: argparse.Namespace) -> None:
             rows = list(texts.rows(slates, "test", scores_of(catalog, slates, "test")))
             for name, path in args.pairs:
                 rankings |= of_bundle(name, path, partial(traces_of_pairs, bundle=path, rows=rows), sizes)
+        for name, _ in (*args.models, *args.pairs):
+            both = with_exit_zero(rankings["exit zero"], rankings[f"{name} alone"], slates)
+            rankings[f"{name} with exit zero"] = both
         popularity = np.array([likes[catalog.items.rows(slate.items)][slate.liked].min() for slate in slates])
         rows = table(rankings, slates, popularity, "exit zero")
         printed(candidates, len(slates), rows)
