@@ -55,6 +55,7 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
     pairs.main(data / "catalog", data / "products.csv", data / "pairs", 5)
     written = [json.loads(line) for line in (data / "pairs" / "slates.jsonl").read_text().splitlines()]
     assert [row["split"] for row in written] == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
+    assert all("; " in row["query"] for row in written if row["split"] == "train"), "who bought nothing yet teaches nothing"
     first = cut(catalog, "test")[0]
     row = next(row for row in written if row["group"] == f"test-{first.user}")
     assert row["label"] == first.liked.tolist() and len(row["score.lookup"]) == 12
@@ -79,3 +80,17 @@ def test_a_table_has_gains_over_users_and_groups_by_likes() -> None:
         "5-19 (0)",
         "20+ (0)",
     ]
+
+
+def test_a_model_with_exit_zero_is_weighed_by_the_other_users() -> None:
+    import table
+
+    def answers(opposed: int) -> tuple[list[Slate], np.ndarray]:
+        """Ten users whom a model ranks right but for one, whose like it ranks last."""
+        slates = [Slate(n, (1, 2, 3), 0, np.array([True, False, False])) for n in range(10)]
+        return slates, np.concatenate([[1.0, 2.0, 3.0] if n == opposed else [3.0, 2.0, 1.0] for n in range(10)])
+
+    for opposed in (0, 9):
+        slates, alone = answers(opposed)
+        both = table.with_exit_zero(np.zeros(30), alone, slates).reshape(10, 3)
+        assert (both.argmax(1) == [2 if n == opposed else 0 for n in range(10)]).all(), "nobody's own label is read"
