@@ -99,7 +99,9 @@ def with_exit_zero(zero: Scores, alone: Scores, slates: Sequence[Slate]) -> Scor
     """Returns the log-odds of a logistic regression on two rankings, of each user by the others."""
     both, liked = np.column_stack([zero, alone]), np.concatenate([slate.liked for slate in slates])
     users = np.repeat(np.arange(len(slates)), [len(slate.items) for slate in slates])
-    return cross_val_predict(LogisticRegression(), both, liked, groups=users, cv=GroupKFold(5), method="decision_function")
+    folds = GroupKFold(5)
+    together: Scores = cross_val_predict(LogisticRegression(), both, liked, groups=users, cv=folds, method="decision_function")
+    return together
 
 
 def traces(session: Any, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
