@@ -2,16 +2,15 @@
 
     make bench-peers                                                              once
     python benchmarks/speed/encoders.py CROSS_ENCODER --slates SLATES --prepare   once
-    python benchmarks/speed/serving.py CROSS_ENCODER --slates SLATES [--bundle BUNDLE] [--clients 1,4,16] [--json]
+    python benchmarks/speed/serving.py CROSS_ENCODER --slates SLATES [--clients 1,4,16] [--json]
 
 Claims with 100 documents, as encoders.py asks them but cut to 120 words, which no service cuts further, sent by so many clients,
-each of which waits for its answer and asks again. `rexit serve` answers with int8 at full depth, and by the policy of --bundle,
-which reads the first stage's scores; the peers are a service of CrossEncoder with OpenVINO's static int8
-(peers/cross_encoder_service.py) and Infinity with ONNX Runtime's dynamic int8, the only int8 that it runs. rexit and CrossEncoder
-run as one process that computes with all threads, and in as many parts as there are threads, with one each: sessions of rexit,
-processes of the peer, between which clients are divided. One service runs at a time, all in turn in every round; the table has
-medians over rounds. Memory is the most that its processes had resident, start-up the time until its first answer. Clients run on
-the same cores.
+each of which waits for its answer and asks again. `rexit serve` answers with int8 at full depth; the peers are a service of
+CrossEncoder with OpenVINO's static int8 (peers/cross_encoder_service.py) and Infinity with ONNX Runtime's dynamic int8, the only
+int8 that it runs. rexit and CrossEncoder run as one process that computes with all threads, and in as many parts as there are
+threads, with one thread: sessions of rexit, processes of the peer, between which clients are divided. One service runs at a time,
+all in turn in every round; the table has medians over rounds. Memory is the most that its processes had resident, start-up the
+time until its first answer. Clients run on the same cores.
 """
 
 from __future__ import annotations
@@ -51,8 +50,6 @@ class Service:
     name: str
     command: tuple[str, ...]
     processes: int = 1
-    has_scores: bool = False
-    """Whether it is sent the first stage's scores, as its bundle reads them."""
     folder: Path | None = None
     """Where it is started."""
 
@@ -85,16 +82,15 @@ def infinity(model: Path, work: Path, peers: Path) -> Service:
     return Service("Infinity, 1 process", (program, "v2", "--model-id", ".", *options, "--port", "PORT"), folder=folder)
 
 
-def services(model: Path, bundle: Path, policy: Path | None, python: Path, pairs: Path, threads: int) -> list[Service]:
+def services(model: Path, bundle: Path, python: Path, pairs: Path, threads: int) -> list[Service]:
     """Returns rexit and CrossEncoder with all threads for a request, and with one."""
     offered = []
     rexit = str(Path(sys.executable).with_name("rexit"))
     for sessions in (1, threads):
-        each = ("--sessions", str(sessions), "--threads", str(threads // sessions), "--port", "PORT")
+        options = ("--sessions", str(sessions), "--threads", str(threads // sessions), "--port", "PORT")
         parts = f"{sessions} x {threads // sessions} threads"
-        offered.append(Service(f"rexit, full depth, {parts}", (rexit, "serve", str(bundle), "--variant", "cpu-int8", *each)))
-        if policy is not None:
-            offered.append(Service(f"rexit, policy, {parts}", (rexit, "serve", str(policy), *each), has_scores=True))
+        command = (rexit, "serve", str(bundle), "--variant", "cpu-int8", *options)
+        offered.append(Service(f"rexit, full depth, {parts}", command))
         setup = {**SENTENCE_TRANSFORMERS[PEER][1], "model": str(model), "pairs": str(pairs), "batch": BATCH}
         setup["threads"] = threads // sessions
         program = str(Path(__file__).parent / "peers" / "cross_encoder_service.py")
@@ -152,10 +148,10 @@ def loaded(running: Running, bodies: Sequence[bytes], clients: int, seconds: flo
         post(port, bodies[n % len(bodies)])
         begin.wait()
         until = time.monotonic() + seconds
-        while (asked := time.monotonic()) < until:
+        while (sent := time.monotonic()) < until:
             n += clients
             post(port, bodies[n % len(bodies)])
-            took.append(time.monotonic() - asked)
+            took.append(time.monotonic() - sent)
         return took
 
     with ThreadPoolExecutor(clients) as pool:
@@ -177,17 +173,17 @@ def main(args: argparse.Namespace) -> None:
     if not (work / "bundle").is_dir():
         sys.exit(f"serving.py: {work}: run encoders.py {args.cross_encoder} --slates {args.slates} --prepare first")
     draw = requests(args.slates)
-    asked = [next(draw) for _ in range(args.claims)]
-    plain = [{"query": request["query"], "documents": list(map(cut, request["candidates"]))} for request in asked]
-    scored = [{**body, "scores": request["scores"]} for body, request in zip(plain, asked, strict=True)]
+    claims = [next(draw) for _ in range(args.claims)]
+    bodies = [
+        json.dumps({"query": claim["query"], "documents": list(map(cut, claim["candidates"]))}).encode() for claim in claims
+    ]
     python, work = args.peers.absolute() / SENTENCE_TRANSFORMERS[PEER][0] / "bin/python", work.absolute()
-    offered = services(work / "model", work / "bundle", args.bundle, python, work / "pairs", args.threads)
+    offered = services(work / "model", work / "bundle", python, work / "pairs", args.threads)
     if (args.peers / "infinity").is_dir():
         offered.append(infinity(work / "model", work, args.peers))
     rounds: dict[str, list[dict[str, float]]] = {service.name: [] for service in offered}
     for n in range(args.rounds):
         for service in offered if n % 2 == 0 else offered[::-1]:
-            bodies = [json.dumps(body).encode() for body in (scored if service.has_scores else plain)]
             with started(service, bodies[0], work / "serving.log") as running:
                 row = {"start-up s": running.seconds}
                 for clients in args.clients:
@@ -217,7 +213,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cross_encoder", type=Path)
     parser.add_argument("--slates", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, help="a calibrated bundle of the model")
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
     parser.add_argument("--work", type=Path, default=Path("build/bench/encoders"))
     parser.add_argument("--clients", type=_numbers, default=[1, 4, 16])
