@@ -2,12 +2,13 @@
 
     make bench-peers                                                              once
     python benchmarks/speed/encoders.py CROSS_ENCODER --slates SLATES --prepare   once
-    python benchmarks/speed/serving.py CROSS_ENCODER --slates SLATES [--clients 1,4,16] [--json]
+    python benchmarks/speed/serving.py CROSS_ENCODER --slates SLATES [--bundle BUNDLE] [--clients 1,4,16] [--json]
 
 Claims with 100 documents, as encoders.py asks them but cut to 120 words, which no service cuts further, sent by so many clients,
 each of which waits for its answer and asks again. `rexit serve` answers with int8 at full depth; the peers are a service of
 CrossEncoder with OpenVINO's static int8 (peers/cross_encoder_service.py) and Infinity with ONNX Runtime's dynamic int8, the only
-int8 that it runs. rexit and CrossEncoder run as one process that computes with all threads, and in as many parts as there are
+int8 that it runs. --bundle adds a calibrated bundle of the model, whose int8 variant answers under its policy and reads SLATES'
+`score.bm25` first. rexit and CrossEncoder run as one process that computes with all threads, and in as many parts as there are
 threads, with one thread: sessions of rexit, processes of the peer, between which clients are divided. One service runs at a time,
 all in turn in every round; the table has medians over rounds. Memory is the most that its processes had resident, start-up the
 time until its first answer. Clients run on the same cores.
@@ -52,6 +53,8 @@ class Service:
     processes: int = 1
     folder: Path | None = None
     """Where it is started."""
+    scores: bool = False
+    """Whether requests bring the first stage's scores."""
 
 
 @dataclass
@@ -82,15 +85,17 @@ def infinity(model: Path, work: Path, peers: Path) -> Service:
     return Service("Infinity, 1 process", (program, "v2", "--model-id", ".", *options, "--port", "PORT"), folder=folder)
 
 
-def services(model: Path, bundle: Path, python: Path, pairs: Path, threads: int) -> list[Service]:
-    """Returns rexit and CrossEncoder with all threads for a request, and with one."""
+def services(model: Path, bundle: Path, policy: Path | None, python: Path, pairs: Path, threads: int) -> list[Service]:
+    """Returns rexit and CrossEncoder with all threads for a request, and with one. policy: a calibrated bundle."""
     offered = []
     rexit = str(Path(sys.executable).with_name("rexit"))
     for sessions in (1, threads):
         options = ("--sessions", str(sessions), "--threads", str(threads // sessions), "--port", "PORT")
         parts = f"{sessions} x {threads // sessions} threads"
-        command = (rexit, "serve", str(bundle), "--variant", "cpu-int8", *options)
-        offered.append(Service(f"rexit, full depth, {parts}", command))
+        for way, folder in (("full depth", bundle), ("policy", policy)):
+            if folder is not None:
+                command = (rexit, "serve", str(folder), "--variant", "cpu-int8", *options)
+                offered.append(Service(f"rexit, {way}, {parts}", command, scores=folder == policy))
         setup = {**SENTENCE_TRANSFORMERS[PEER][1], "model": str(model), "pairs": str(pairs), "batch": BATCH}
         setup["threads"] = threads // sessions
         program = str(Path(__file__).parent / "peers" / "cross_encoder_service.py")
@@ -174,20 +179,21 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(f"serving.py: {work}: run encoders.py {args.cross_encoder} --slates {args.slates} --prepare first")
     draw = requests(args.slates)
     claims = [next(draw) for _ in range(args.claims)]
-    bodies = [
-        json.dumps({"query": claim["query"], "documents": list(map(cut, claim["candidates"]))}).encode() for claim in claims
-    ]
+    plain = [{"query": claim["query"], "documents": list(map(cut, claim["candidates"]))} for claim in claims]
+    scored = [{**request, "scores": claim["scores"]} for request, claim in zip(plain, claims, strict=True)]
+    bodies = {False: [json.dumps(row).encode() for row in plain], True: [json.dumps(row).encode() for row in scored]}
     python, work = args.peers.absolute() / SENTENCE_TRANSFORMERS[PEER][0] / "bin/python", work.absolute()
-    offered = services(work / "model", work / "bundle", python, work / "pairs", args.threads)
+    offered = services(work / "model", work / "bundle", args.bundle, python, work / "pairs", args.threads)
     if (args.peers / "infinity").is_dir():
         offered.append(infinity(work / "model", work, args.peers))
     rounds: dict[str, list[dict[str, float]]] = {service.name: [] for service in offered}
     for n in range(args.rounds):
         for service in offered if n % 2 == 0 else offered[::-1]:
-            with started(service, bodies[0], work / "serving.log") as running:
+            sent = bodies[service.scores]
+            with started(service, sent[0], work / "serving.log") as running:
                 row = {"start-up s": running.seconds}
                 for clients in args.clients:
-                    seen = loaded(running, bodies, clients, args.seconds)
+                    seen = loaded(running, sent, clients, args.seconds)
                     row |= {f"{clients}: {name}": value for name, value in seen.items()}
                 row["MB"] = running.peak_mb
             rounds[service.name].append(row)
@@ -213,6 +219,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cross_encoder", type=Path)
     parser.add_argument("--slates", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path)
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
     parser.add_argument("--work", type=Path, default=Path("build/bench/encoders"))
     parser.add_argument("--clients", type=_numbers, default=[1, 4, 16])
