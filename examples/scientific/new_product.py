@@ -3,9 +3,9 @@
     python examples/scientific/new_product.py DATA CATALOG BUNDLE WORK --model MINILM --tokenizer SMOLLM2
         [--title TITLE] [--category CATEGORY] [--about ABOUT]
 
-DATA has the tables of prepare.py and `rexit embed`. A copy of BUNDLE in WORK is served; meanwhile the product is embedded, added to
-a copy of CATALOG, and swapped in. It is then ranked among the fifty products that are retrieved for whoever bought what its
-text is nearest to last. Prints the seconds of each step.
+DATA has the tables of prepare.py and `rexit embed`. A copy of BUNDLE in WORK is served; meanwhile the product is embedded, added
+to a copy of CATALOG with one purchase of another product, and swapped in. It is then ranked beside the fifty products retrieved
+for the last buyer of the product whose text is nearest to its own. Prints the seconds of each step.
 """
 
 from __future__ import annotations

@@ -77,4 +77,10 @@ $(OUT)/table.md: $(OUT)/numbers/catalog.json $(OUT)/decoder/bundle/variants/cpu-
 	$(BIN)/python $(HERE)/table.py $(OUT)/catalog $(OUT)/data --numbers $(OUT)/numbers --model SmolLM2=$(OUT)/decoder/bundle \
 	  --pairs MiniLM=$(OUT)/encoder/bundle --users $(USERS) --draws $(DRAWS) --json $(OUT)/table.json > $@
 
-.PHONY: table
+# A product that nobody has bought, from its text to its place in a service's ranking.
+new-product: $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json
+	rm -rf $(OUT)/new-product
+	$(BIN)/python $(HERE)/new_product.py $(OUT)/data $(OUT)/catalog $(OUT)/decoder/bundle $(OUT)/new-product \
+	  --model $(OUT)/minilm --tokenizer $(OUT)/smollm2
+
+.PHONY: table new-product

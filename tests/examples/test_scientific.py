@@ -44,6 +44,16 @@ def test_tables_of_the_zip(tmp_path: Path) -> None:
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "no zip with Scientific.item.json" in refused.stderr
 
 
+def test_a_new_product_goes_to_the_last_buyer_of_its_nearest_neighbour() -> None:
+    import new_product
+
+    vectors = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]
+    items = pl.DataFrame({"item_id": [1, 2, 3], "title": ["A", "B", "C"], "text_vector": vectors})
+    purchases = pl.DataFrame({"user_id": [7, 8, 9], "item_id": [2, 2, 3], "place": [0, 1, 2]})
+    new = np.array([1.0, 0.0])
+    assert new_product.nearest_buyer(items, purchases, new) == (8, "B"), "nobody bought A, which is nearer"
+
+
 def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Path) -> None:
     import pairs
 
