@@ -45,16 +45,9 @@ def built(model: Path, folder: Path, rows: Iterator[dict[str, Any]], options: li
     if not page.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         slates.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        command = [
-            str(Path(sys.executable).with_name("rexit")),
-            "build",
-            str(model),
-            "--slates",
-            str(slates),
-            "--out",
-            str(bundle),
-        ]
-        done = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True)
+        rexit = str(Path(sys.executable).with_name("rexit"))
+        command = [rexit, "build", str(model), "--slates", str(slates), "--out", str(bundle), *options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"from_logs: {' '.join(command)} failed with exit code {done.returncode}")
         page.write_text(done.stdout, encoding="utf-8")

@@ -53,7 +53,7 @@ class Service:
     processes: int = 1
     folder: Path | None = None
     """Where it is started."""
-    scores: bool = False
+    has_scores: bool = False
     """Whether requests bring the first stage's scores."""
 
 
@@ -95,7 +95,7 @@ def services(model: Path, bundle: Path, policy: Path | None, python: Path, pairs
         for way, folder in (("full depth", bundle), ("policy", policy)):
             if folder is not None:
                 command = (rexit, "serve", str(folder), "--variant", "cpu-int8", *options)
-                offered.append(Service(f"rexit, {way}, {parts}", command, scores=folder == policy))
+                offered.append(Service(f"rexit, {way}, {parts}", command, has_scores=way == "policy"))
         setup = {**SENTENCE_TRANSFORMERS[PEER][1], "model": str(model), "pairs": str(pairs), "batch": BATCH}
         setup["threads"] = threads // sessions
         program = str(Path(__file__).parent / "peers" / "cross_encoder_service.py")
@@ -189,12 +189,12 @@ def main(args: argparse.Namespace) -> None:
     rounds: dict[str, list[dict[str, float]]] = {service.name: [] for service in offered}
     for n in range(args.rounds):
         for service in offered if n % 2 == 0 else offered[::-1]:
-            sent = bodies[service.scores]
+            sent = bodies[service.has_scores]
             with started(service, sent[0], work / "serving.log") as running:
                 row = {"start-up s": running.seconds}
                 for clients in args.clients:
-                    seen = loaded(running, sent, clients, args.seconds)
-                    row |= {f"{clients}: {name}": value for name, value in seen.items()}
+                    figures = loaded(running, sent, clients, args.seconds)
+                    row |= {f"{clients}: {name}": value for name, value in figures.items()}
                 row["MB"] = running.peak_mb
             rounds[service.name].append(row)
             print(f"round {n + 1}: {service.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()), file=sys.stderr)
@@ -219,7 +219,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cross_encoder", type=Path)
     parser.add_argument("--slates", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--bundle", type=Path, help="a calibrated bundle of the model")
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
     parser.add_argument("--work", type=Path, default=Path("build/bench/encoders"))
     parser.add_argument("--clients", type=_numbers, default=[1, 4, 16])

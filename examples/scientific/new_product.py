@@ -61,8 +61,8 @@ def answer(url: str, request: Mapping[str, Any], refused: int | None = None) -> 
     body, until = json.dumps(request).encode(), time.monotonic() + PATIENCE_S
     while True:
         try:
-            asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(asked) as response:
+            post = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(post) as response:
                 return dict(json.load(response))
         except urllib.error.HTTPError as exc:
             if exc.code != refused or time.monotonic() > until:
