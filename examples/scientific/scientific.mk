@@ -16,6 +16,7 @@ LAYERS ?= 4
 EXITS ?= 1,2,4
 ENCODER_EXITS ?= 2,4,6
 CANDIDATES ?= uniform:9
+SERVED ?= retrieved:50
 HERE := examples/scientific
 PLACES := --metric ndcg@10 --max-drop 0.01
 INDEX = $(BIN)/rexit index --interactions $(OUT)/data/purchases.csv --items $(OUT)/data/items.parquet --column time=place \
@@ -72,6 +73,20 @@ $(OUT)/encoder/bundle/manifest.json: $(OUT)/encoder/checkpoint/exits.json
 $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json: $(OUT)/encoder/bundle/manifest.json
 	$(BIN)/rexit calibrate $(OUT)/encoder/bundle --slates $(OUT)/pairs/slates.jsonl $(PLACES)
 
+# The same encoder, with a policy for the candidates that a service ranks: those that the look-up retrieves.
+$(OUT)/served/slates.jsonl: $(OUT)/decoder/bundle/manifest.json
+	$(BIN)/python $(HERE)/pairs.py $(OUT)/catalog $(OUT)/data/items.csv $(OUT)/served --slates $(SLATES) --served $(SERVED) \
+	  --bundle $(OUT)/decoder/bundle
+
+$(OUT)/served-bundle/report.txt: $(OUT)/served/slates.jsonl $(OUT)/encoder/bundle/manifest.json
+	rm -rf $(@D)
+	cp -r $(OUT)/encoder/bundle $(@D)
+	rm -f $(@D)/variants/*/{policy.json,report.*,traces.safetensors}
+	$(BIN)/rexit calibrate $(@D) --slates $< --slate $(lastword $(subst :, ,$(SERVED))) $(PLACES) > $@
+
+served: $(OUT)/served-bundle/report.txt
+	@cat $<
+
 $(OUT)/table.md: $(OUT)/numbers/catalog.json $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json \
     $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json
 	$(BIN)/python $(HERE)/table.py $(OUT)/catalog $(OUT)/data --numbers $(OUT)/numbers --model SmolLM2=$(OUT)/decoder/bundle \
@@ -83,4 +98,4 @@ new-product: $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json
 	$(BIN)/python $(HERE)/new_product.py $(OUT)/data $(OUT)/catalog $(OUT)/decoder/bundle $(OUT)/new-product \
 	  --model $(OUT)/minilm --tokenizer $(OUT)/smollm2
 
-.PHONY: table new-product
+.PHONY: table served new-product

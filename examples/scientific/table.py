@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pairs import Texts, scores_of
+from pairs import Texts, scores_of, slates_of
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -39,21 +39,12 @@ from rexit.exporter.zero import zero_log_odds
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import ByUser, bootstrap
-from rexit.slates import Slate, drawn, spread
+from rexit.slates import Slate
 
 Scores = NDArray[np.floating[Any]]
 Rankings = dict[str, Scores]
 LATEST = 8
 GROUPS = ((0, 0), (1, 4), (5, 19), (20, 10**9))
-
-
-def slates_of(catalog: Catalog, candidates: Candidates, users: int, bundle: Path) -> list[Slate]:
-    """Returns the test slates of one kind of candidates that have a like. bundle: one of the catalog, which retrieves."""
-    if candidates.drawn:
-        return drawn(catalog, "test", candidates, users)
-    with runtime.open(bundle) as session:
-        slates = drawn(catalog, "test", candidates, retrieve=lambda request: session.score(request, force_exit=0).items.tolist())
-    return spread([slate for slate in slates if slate.liked.any()], users)
 
 
 def looked_up(catalog: Catalog, slates: Sequence[Slate], texts: Texts, vectors: NDArray[np.float32]) -> Rankings:
@@ -159,7 +150,7 @@ def main(args: argparse.Namespace) -> None:
     likes = np.bincount(train.items[train.liked], minlength=len(catalog.items))
     written: dict[str, Any] = {}
     for candidates in map(Candidates.parse, args.draws.split(",")):
-        slates = slates_of(catalog, candidates, args.users, args.models[0][1])
+        slates = slates_of(catalog, "test", candidates, args.users, args.models[0][1])
         sizes = [len(slate.items) for slate in slates]
         rankings = looked_up(catalog, slates, texts, vectors)
         rankings["exit zero by numbers"] = np.concatenate(zero_log_odds(numbers, slates))

@@ -62,8 +62,14 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
     catalog = ratings.index_files(data, options)
     rows = [(item, f"Film {item}", "Drama", " ".join(map(str, range(80)))) for item in range(1, ratings.ITEMS + 1)]
     pl.DataFrame(rows, ["item_id", "title", "category", "about"], orient="row").write_csv(data / "products.csv")
-    pairs.main(data / "catalog", data / "products.csv", data / "pairs", 5)
-    written = [json.loads(line) for line in (data / "pairs" / "slates.jsonl").read_text().splitlines()]
+
+    def pairs_of(**served: Any) -> list[dict[str, Any]]:
+        out = data / f"pairs-{len(served)}"
+        arguments = {"catalog": data / "catalog", "items": data / "products.csv", "slates": 5, "served": None, "bundle": None}
+        pairs.main(argparse.Namespace(out=out, **{**arguments, **served}))
+        return [json.loads(line) for line in (out / "slates.jsonl").read_text().splitlines()]
+
+    written = pairs_of()
     assert [row["split"] for row in written] == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
     assert all("; " in row["query"] for row in written if row["split"] == "train"), "who bought nothing yet teaches nothing"
     first = cut(catalog, "test")[0]
@@ -73,6 +79,9 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
     earlier = ratings.interactions().filter((pl.col("user_id") == first.user) & (pl.col("timestamp") < first.as_of))
     latest = earlier.sort("timestamp", "item_id")["item_id"].to_list()[::-1][:6]
     assert row["query"] == "; ".join(f"Film {item}" for item in latest)
+    served = pairs_of(served=Candidates("uniform", 3))
+    assert [row["split"] for row in served] == ["validation"] * 5 + ["test"] * 5, "of these, users are in no training"
+    assert all(sum(row["label"]) and len(row["label"]) == 4 * sum(row["label"]) for row in served)
 
 
 def test_a_table_has_gains_over_users_and_groups_by_likes() -> None:
