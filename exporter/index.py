@@ -220,7 +220,7 @@ def _with_tables(
     retriever, about = _trained(folder, data, embeddings, options, progress)
     info |= about
     half = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.items, retriever.fold_in))
-    space = fold_in.Space(*half)
+    space = fold_in.placed_by_vectors(fold_in.Space(*half), [*{**compiled.encoded, **compiled.vectors}.values()])
     del retriever, embeddings  # float32 copies
     lists = Lists.needed(space.users, progress)
     if lists is not None:
@@ -402,6 +402,7 @@ def _extended(
     progress("tables", 1, 1)
     progress("fold in", 0, 1)
     space = fold_in.placed(_moved_space(old, entities), *data.likes())
+    space = fold_in.placed_by_vectors(space, [*vectors.values()])
     lists = Lists.of(old)
     if lists is not None:
         lists = Lists.around(lists.centres, lists.probes, space.users)

@@ -1,13 +1,13 @@
 """The slates of a catalog as pairs of texts, for a cross-encoder: what a user bought last, and a product.
 
-    python examples/scientific/pairs.py CATALOG ITEMS OUT [--slates 4000] [--served retrieved:50 --bundle BUNDLE]
+    python examples/scientific/pairs.py CATALOG ITEMS OUT [--slates 4000] [--served retrieved:50]
 
 ITEMS is the items.csv of prepare.py. A query is the last six titles before the slate's moment, newest first, twelve words of
 each; a document is title, category and 56 words of what is about the product. `score.lookup` is exit zero's log-odds: in training
 by the snapshots that training prompts read. A user has a group of its own in each split.
 
-With `--served`, slates to calibrate on, not to train on: validation and test users whose like is among these candidates, which
-the look-up of BUNDLE, one of CATALOG, retrieves.
+With `--served`, validation and test slates have these candidates in place of the catalog's, the like among them or not: what a
+policy is calibrated on. Users and their splits are the same, so that nobody who chose certifies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS, ZERO
 from rexit.bundle.writer import new_folder
@@ -29,6 +28,8 @@ from rexit.candidates import Candidates
 from rexit.errors import script
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import Graph
+from rexit.ids import Id
+from rexit.request import Request
 from rexit.slates import Slate, cut, drawn, spread
 
 TITLES, TITLE_WORDS, ABOUT_WORDS = 6, 12, 56
@@ -79,13 +80,16 @@ def scores_of(catalog: Catalog, slates: Sequence[Slate], split: str) -> list[lis
     return scores
 
 
-def slates_of(catalog: Catalog, split: str, candidates: Candidates, users: int, bundle: Path) -> list[Slate]:
-    """Returns the slates of one kind of candidates that have a like. bundle: one of the catalog, which retrieves."""
-    if candidates.drawn:
-        return drawn(catalog, split, candidates, users)
-    with runtime.open(bundle) as session:
-        slates = drawn(catalog, split, candidates, retrieve=lambda request: session.score(request, force_exit=0).items.tolist())
-    return spread([slate for slate in slates if slate.liked.any()], users)
+def slates_of(catalog: Catalog, split: str, candidates: Candidates) -> list[Slate]:
+    """Returns a slate with other candidates than the catalog's for every user with a like in the split."""
+    builder = PromptBuilder(catalog)
+
+    def retrieve(request: Request) -> list[Id]:
+        assert request.user is not None and request.retrieve is not None
+        slate = RowSlate(catalog.users.row(request.user), (), request.as_of)
+        return catalog.items.take(next(builder.retrieve([slate], request.retrieve)))
+
+    return drawn(catalog, split, candidates, retrieve=retrieve)
 
 
 def _words(text: str, count: int) -> str:
@@ -97,14 +101,14 @@ def main(args: argparse.Namespace) -> None:
     catalog = Catalog.open(args.catalog)
     texts = Texts(catalog, args.items)
     with new_folder(args.out) as work, (work / "slates.jsonl").open("w", encoding="utf-8") as file:
-        for split in ("validation", "test") if args.served else SPLITS:
-            if args.served:
-                slates = slates_of(catalog, split, args.served, args.slates, args.bundle)
-            else:
-                slates = cut(catalog, split)
-                if split == "train":
-                    slates = [slate for slate in slates if slate.liked.any() and len(texts.history(slate)) >= LEAST_BOUGHT]
-                slates = spread(slates, args.slates)
+        for split in SPLITS:
+            slates = cut(catalog, split)
+            if split == "train":
+                slates = [slate for slate in slates if slate.liked.any() and len(texts.history(slate)) >= LEAST_BOUGHT]
+            slates = spread(slates, args.slates)
+            if args.served and split != "train":
+                served = {slate.user: slate for slate in slates_of(catalog, split, args.served)}
+                slates = [served.get(slate.user, slate) for slate in slates]
             for row in texts.rows(slates, split, scores_of(catalog, slates, split)):
                 file.write(json.dumps(row) + "\n")
             print(f"{split}: {len(slates):,} slates")
@@ -117,5 +121,4 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--slates", type=int, default=4000, help="most of a split (4000)")
     parser.add_argument("--served", type=Candidates.parse, help="candidates of a service, e.g. retrieved:50")
-    parser.add_argument("--bundle", type=Path, help="a bundle of CATALOG, for --served")
     main(parser.parse_args())

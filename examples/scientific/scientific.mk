@@ -19,7 +19,7 @@ CANDIDATES ?= uniform:9
 SERVED ?= retrieved:50
 HERE := examples/scientific
 PLACES := --metric ndcg@10 --max-drop 0.01
-INDEX = $(BIN)/rexit index --interactions $(OUT)/data/purchases.csv --items $(OUT)/data/items.parquet --column time=place \
+INDEX = $(BIN)/rexit index --items $(OUT)/data/items.parquet --column time=place \
   --implicit --split leave-last:1,1 --candidates $(CANDIDATES) --tokenizer $(OUT)/smollm2
 
 .DELETE_ON_ERROR:
@@ -39,11 +39,11 @@ $(OUT)/data/items.parquet: $(OUT)/data/items.csv $(OUT)/minilm/config.json
 	$(BIN)/rexit embed $(OUT)/data/items.csv --model $(OUT)/minilm --text "{text}" --column text_vector --out $@
 
 $(OUT)/catalog/catalog.json: $(OUT)/data/items.parquet $(OUT)/smollm2/config.json $(HERE)/prompt.toml
-	$(INDEX) --template $(HERE)/prompt.toml --out $(OUT)/catalog
+	$(INDEX) --interactions $(OUT)/data/purchases.csv --template $(HERE)/prompt.toml --out $(OUT)/catalog
 
 # The same look-up whose exit zero reads no text.
 $(OUT)/numbers/catalog.json: $(OUT)/catalog/catalog.json $(HERE)/numbers.toml
-	$(INDEX) --template $(HERE)/numbers.toml --out $(OUT)/numbers
+	$(INDEX) --interactions $(OUT)/data/purchases.csv --template $(HERE)/numbers.toml --out $(OUT)/numbers
 
 # A decoder: history and products in words.
 $(OUT)/smollm2-first/config.json: $(OUT)/smollm2/config.json
@@ -73,19 +73,17 @@ $(OUT)/encoder/bundle/manifest.json: $(OUT)/encoder/checkpoint/exits.json
 $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json: $(OUT)/encoder/bundle/manifest.json
 	$(BIN)/rexit calibrate $(OUT)/encoder/bundle --slates $(OUT)/pairs/slates.jsonl $(PLACES)
 
-# The same encoder, with a policy for the candidates that a service ranks: those that the look-up retrieves.
-$(OUT)/served/slates.jsonl: $(OUT)/decoder/bundle/manifest.json
-	$(BIN)/python $(HERE)/pairs.py $(OUT)/catalog $(OUT)/data/items.csv $(OUT)/served --slates $(SLATES) --served $(SERVED) \
-	  --bundle $(OUT)/decoder/bundle
+# The same encoder in int8, with a policy for the candidates that a service ranks: those that the look-up retrieves.
+$(OUT)/served/slates.jsonl: $(OUT)/catalog/catalog.json
+	$(BIN)/python $(HERE)/pairs.py $(OUT)/catalog $(OUT)/data/items.csv $(OUT)/served --slates $(SLATES) --served $(SERVED)
 
-$(OUT)/served-bundle/report.txt: $(OUT)/served/slates.jsonl $(OUT)/encoder/bundle/manifest.json
-	rm -rf $(@D)
-	cp -r $(OUT)/encoder/bundle $(@D)
-	rm -f $(@D)/variants/*/{policy.json,report.*,traces.safetensors}
-	$(BIN)/rexit calibrate $(@D) --slates $< --slate $(lastword $(subst :, ,$(SERVED))) $(PLACES) > $@
+$(OUT)/served-bundle/manifest.json: $(OUT)/encoder/checkpoint/exits.json
+	$(BIN)/rexit export $(OUT)/encoder/checkpoint --slates $(OUT)/pairs/slates.jsonl --out $(@D) --precision int8 --with-tokenizer
 
-served: $(OUT)/served-bundle/report.txt
-	@cat $<
+$(OUT)/served-bundle/variants/cpu-int8/policy.json: $(OUT)/served/slates.jsonl $(OUT)/served-bundle/manifest.json
+	$(BIN)/rexit calibrate $(OUT)/served-bundle --slates $< --slate $(lastword $(subst :, ,$(SERVED))) $(PLACES)
+
+served: $(OUT)/served-bundle/variants/cpu-int8/policy.json
 
 $(OUT)/table.md: $(OUT)/numbers/catalog.json $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json \
     $(OUT)/encoder/bundle/variants/cpu-fp32/policy.json
@@ -98,4 +96,14 @@ new-product: $(OUT)/decoder/bundle/variants/cpu-fp32/policy.json
 	$(BIN)/python $(HERE)/new_product.py $(OUT)/data $(OUT)/catalog $(OUT)/decoder/bundle $(OUT)/new-product \
 	  --model $(OUT)/minilm --tokenizer $(OUT)/smollm2
 
-.PHONY: table served new-product
+# How products without a purchase are ranked: 400 are withheld from a catalog, and their buyers asked.
+$(OUT)/withheld/purchases.csv: $(OUT)/data/items.parquet
+	$(BIN)/python $(HERE)/withheld.py $(OUT)/data $(@D)
+
+$(OUT)/withheld/catalog/catalog.json: $(OUT)/withheld/purchases.csv $(OUT)/smollm2/config.json $(HERE)/prompt.toml
+	$(INDEX) --interactions $< --template $(HERE)/prompt.toml --out $(@D)
+
+withheld: $(OUT)/withheld/catalog/catalog.json
+	$(BIN)/python $(HERE)/withheld.py $(OUT)/data $(OUT)/withheld --catalog $(OUT)/withheld/catalog
+
+.PHONY: table served new-product withheld

@@ -39,7 +39,7 @@ from rexit.exporter.zero import zero_log_odds
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import ByUser, bootstrap
-from rexit.slates import Slate
+from rexit.slates import Slate, spread
 
 Scores = NDArray[np.floating[Any]]
 Rankings = dict[str, Scores]
@@ -150,7 +150,8 @@ def main(args: argparse.Namespace) -> None:
     likes = np.bincount(train.items[train.liked], minlength=len(catalog.items))
     written: dict[str, Any] = {}
     for candidates in map(Candidates.parse, args.draws.split(",")):
-        slates = slates_of(catalog, "test", candidates, args.users, args.models[0][1])
+        slates = slates_of(catalog, "test", candidates)
+        slates = spread([slate for slate in slates if slate.liked.any()], args.users)
         sizes = [len(slate.items) for slate in slates]
         rankings = looked_up(catalog, slates, texts, vectors)
         rankings["exit zero by numbers"] = np.concatenate(zero_log_odds(numbers, slates))

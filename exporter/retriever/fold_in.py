@@ -9,14 +9,18 @@ A checkpoint's projectors and every policy depend on the space of the learned ro
 3. An item's `fold_in` row has the same direction. Its length is the median of |fold_in| times the root of the degree over known
    items, divided by the root of its own degree.
 4. Order: users by 1, items by 2 and 3, then by 1 again the users who liked new items only.
+5. An item that nobody has liked gets, if items have vectors of their text or picture, the mean of the embeddings of the NEAREST
+   items that have one, by the product of those vectors (our choice), at unit length. Its `fold_in` row stays zero: it tells
+   nothing of a user who likes it, and the row says that it is to be placed by likes once there are any.
 
-Only likes of the train split count. Users and items without one stay zero. docs/notes/index.md compares this with
-training again.
+Only likes of the train split count. Users without one stay zero, items too if they have no vector. docs/notes/index.md compares
+this with training again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +29,11 @@ from rexit.exporter.retriever.neighbours import nonzero_rows
 
 Half = NDArray[np.float16]
 Rows = NDArray[np.int64] | NDArray[np.int32]
+
+NEAREST = 30
+"""Items that place one that nobody has liked."""
+_PRODUCTS = 1 << 25
+"""Held at once."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,11 @@ def placed(space: Space, user: Rows, item: Rows) -> Space:
         user, item: int64 [n], rows of the training likes.
 
     Returns:
-        The space with every row filled that likes reach; known rows unchanged.
+        The space with every row filled that likes reach; known rows unchanged, but for those of items placed by their vectors.
     """
     degrees = np.bincount(user, minlength=len(space.users)), np.bincount(item, minlength=len(space.items))
     users = _placed_users(space.users, space.fold_in, user, item)
-    unknown = ~nonzero_rows(space.items)
+    unknown = ~nonzero_rows(space.fold_in) & ((degrees[1] > 0) | ~nonzero_rows(space.items))
     weight = 1 / np.sqrt(np.maximum(degrees[0], 1))
     directions = _unit(_sums(users.astype(np.float64) * weight[:, None], user, item, unknown))
     items, fold_in = space.items.copy(), space.fold_in.copy()
@@ -56,6 +65,28 @@ def placed(space: Space, user: Rows, item: Rows) -> Space:
     lengths = np.minimum(_length(space, degrees[1]) / np.sqrt(np.maximum(degrees[1][unknown], 1)), 0.999)
     fold_in[unknown] = directions * lengths[:, None]
     return Space(_placed_users(users, fold_in, user, item), items, fold_in)
+
+
+def placed_by_vectors(space: Space, vectors: Sequence[Half]) -> Space:
+    """Fills the rows of items that nobody has liked.
+
+    Args:
+        space: rows after `placed`, or as learned.
+        vectors: float16 [I, V] each, columns at unit length; a zero row is missing.
+    """
+    if not vectors:
+        return space
+    items, own = space.items.copy(), np.hstack(list(vectors)).astype(np.float32)
+    has_vector, liked = nonzero_rows(own), nonzero_rows(space.fold_in)
+    teachers, placed = np.flatnonzero(has_vector & liked), np.flatnonzero(has_vector & ~liked)
+    count = min(NEAREST, len(teachers))
+    if not count:
+        return space
+    for some in np.array_split(placed, -(-len(placed) * len(teachers) // _PRODUCTS) or 1):
+        products = own[some] @ own[teachers].T
+        nearest = teachers[np.argpartition(-products, count - 1, axis=1)[:, :count]]
+        items[some] = _unit(space.items[nearest].astype(np.float64).sum(1))
+    return replace(space, items=items)
 
 
 def _placed_users(users: Half, fold_in: Half, user: Rows, item: Rows) -> Half:

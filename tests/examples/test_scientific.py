@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +16,8 @@ import pytest
 
 from builders.data import ratings
 from rexit.candidates import Candidates
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.index import build_catalog
+from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.slates import Slate, cut
 from running.scripts import scripts_of
 
@@ -65,7 +68,7 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
 
     def pairs_of(**served: Any) -> list[dict[str, Any]]:
         out = data / f"pairs-{len(served)}"
-        arguments = {"catalog": data / "catalog", "items": data / "products.csv", "slates": 5, "served": None, "bundle": None}
+        arguments = {"catalog": data / "catalog", "items": data / "products.csv", "slates": 5, "served": None}
         pairs.main(argparse.Namespace(out=out, **{**arguments, **served}))
         return [json.loads(line) for line in (out / "slates.jsonl").read_text().splitlines()]
 
@@ -80,8 +83,37 @@ def test_pairs_have_the_latest_titles_and_the_labels_of_their_slate(tmp_path: Pa
     latest = earlier.sort("timestamp", "item_id")["item_id"].to_list()[::-1][:6]
     assert row["query"] == "; ".join(f"Film {item}" for item in latest)
     served = pairs_of(served=Candidates("uniform", 3))
-    assert [row["split"] for row in served] == ["validation"] * 5 + ["test"] * 5, "of these, users are in no training"
-    assert all(sum(row["label"]) and len(row["label"]) == 4 * sum(row["label"]) for row in served)
+    assert [row["group"] for row in served] == [row["group"] for row in written], "roles are those of the training file"
+    liked = [row["label"] for row in served if row["split"] != "train" and any(row["label"])]
+    assert len([1 for labels in liked if len(labels) == 4 * sum(labels)]) > len(liked) / 2, [len(labels) for labels in liked]
+
+
+def test_withheld_products_are_ranked_for_their_buyers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import withheld
+
+    monkeypatch.setattr(withheld, "PRODUCTS", 4)
+    monkeypatch.setattr(withheld, "BESIDE", 9)
+    data = ratings.write(tmp_path, ratings.TEMPLATE.replace("inputs = []", 'inputs = ["gcn", "text_vector"]'))
+    purchases = ratings.interactions().rename({"timestamp": "place"}).select("user_id", "item_id", "place")
+    purchases.write_csv(data / "purchases.csv")
+    vectors = np.random.default_rng(0).normal(size=(ratings.ITEMS, 2)).tolist()
+    ratings.items().with_columns(pl.Series("text_vector", vectors)).write_parquet(data / "items.parquet")
+    withheld.main(argparse.Namespace(data=data, out=data / "out", catalog=None))
+    left, gone = (pl.read_csv(data / "out" / f"{name}.csv") for name in ("purchases", "withheld"))
+    assert len(left) + len(gone) == len(purchases) and gone["item_id"].n_unique() == 4
+    assert not set(left["item_id"]) & set(gone["item_id"])
+
+    columns = Columns(time="place")
+    options = IndexOptions(
+        columns=columns, implicit=True, lightgcn=LightGCNOptions(dim=8, epochs=5), candidates=Candidates("uniform", 3)
+    )
+    files = (data / "out" / "purchases.csv", data / "items.parquet", str(data / "tok"), data / "prompt.toml", data / "catalog")
+    build_catalog(*files, options, users=data / "users.csv")
+    withheld.main(argparse.Namespace(data=data, out=data / "out", catalog=data / "catalog"))
+    printed = capsys.readouterr().out
+    assert printed.count("| exit zero |") == printed.count("| text cosine |") == 2 and "Among the 10 retrieved: 0." in printed
 
 
 def test_a_table_has_gains_over_users_and_groups_by_likes() -> None:

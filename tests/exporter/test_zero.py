@@ -25,6 +25,7 @@ from rexit.baselines import ZERO as EXIT_ZERO
 from rexit.baselines import _lightgcn, baselines
 from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
+from rexit.candidates import Candidates
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter import zero as fit
 from rexit.exporter.export import export_bundle
@@ -102,6 +103,15 @@ def test_it_is_fitted_on_the_last_part(catalog: Catalog) -> None:
     chosen = before | last | first
     for actual, expected in ((pairs.judged, last), (pairs.fits, last | first), (pairs.before, before | first)):
         assert 0 < expected.sum() < chosen.sum() and (actual == np.repeat(expected[chosen], sizes[chosen])).all()
+
+
+def test_items_that_nobody_had_met_teach_nothing_where_candidates_are_drawn(tmp_path: Path) -> None:
+    """They may not have existed. A user's own interactions with them did happen."""
+    for candidates, teach in ((Candidates("uniform", 5), False), (Candidates(), True)):
+        data = ratings.write(tmp_path / candidates.kind, template("item.count"))
+        drawn = ratings.index_files(data, replace(OPTIONS, candidates=candidates))
+        pairs, _ = fit._pairs(drawn, silent)
+        assert (pairs.numbers == 0).any() == teach and pairs.liked.any() and not pairs.liked.all()
 
 
 def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter import zero as fit
 from rexit.exporter.index import build_catalog
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import zero_log_odds
 from rexit.slates import Slate
 
@@ -100,11 +100,34 @@ def test_a_new_item_is_ranked_by_its_text_alone(data: Path, catalog: Catalog, tm
     builder, even = PromptBuilder(newer), 0
     for user in range(1, ratings.USERS + 1):
         numbers = builder.numbers(user, [100, 101])
-        assert np.isnan(numbers[:, 0]).all() and np.isfinite(numbers[:, -2:]).all(), "no like, but a text"
+        assert np.isfinite(numbers[:, [0, -2, -1]]).all(), "no like, but a text, and a product with those of its neighbours"
         (log_odds,) = zero_log_odds(newer, [Slate(user, (100, 101), None, np.array([True, False]))])
         assert np.isfinite(log_odds).all()
         even += int((log_odds[0] > log_odds[1]) == ((user - 1) % 2 == 1))
     assert even >= ratings.USERS - 3
+
+
+def test_a_new_item_is_retrieved_by_its_text_and_placed_by_likes_once_there_are_any(
+    data: Path, catalog: Catalog, tmp_path: Path
+) -> None:
+    newer = extended(
+        data, catalog, tmp_path, write_items(tmp_path, "new.parquet", range(100, 103), text=[[1.0, 0.2], None, [0.2, 1.0]])
+    )
+    rows, likes = newer.items.rows([100, 101, 102]), newer.item_table["fold_in"]
+    placed = newer.item_table["embeddings"][rows].astype(float)
+    assert np.linalg.norm(placed, axis=1) == pytest.approx([1, 0, 1], abs=1e-3) and not likes[rows].any()
+    even = newer.item_table["embeddings"][newer.items.rows(list(range(2, 31, 2)))].astype(float).mean(0)
+    assert placed[0] @ even > placed[2] @ even, "beside those that its text is like"
+    retrieved = next(PromptBuilder(newer).retrieve([RowSlate(newer.users.row(2), ())], len(newer.items)))
+    assert {100, 102} <= set(newer.items.take(retrieved)) and 101 not in newer.items.take(retrieved)
+
+    day = tmp_path / "day"
+    day.mkdir()
+    (day / "new.csv").write_text("user_id,item_id,rating,timestamp\n" + "".join(f"{user},100,5,21000\n" for user in range(1, 9)))
+    build_catalog(day / "new.csv", None, str(data / "tok"), tmp_path / "prompt.toml", day / "later", old=newer.path)
+    later = Catalog.open(day / "later")
+    [row] = later.items.rows([100])
+    assert later.item_table["fold_in"][row].any() and (later.item_table["embeddings"][row] != placed[0]).any()
 
 
 def test_an_item_without_a_vector_has_no_cosine(catalog: Catalog) -> None:

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from oracles.assembler import folded_in
-from rexit.exporter.retriever.fold_in import Space, placed
+from rexit.exporter.retriever import fold_in
+from rexit.exporter.retriever.fold_in import Space, placed, placed_by_vectors
 
 USERS, ITEMS, DIM = 6, 8, 4
 NEW_ITEM, UNLIKED_ITEM = 6, 7
@@ -78,3 +79,21 @@ def test_users_and_items_without_a_like_stay_zero(placed_space: Space) -> None:
         and not placed_space.items[UNLIKED_ITEM].any()
         and not placed_space.fold_in[UNLIKED_ITEM].any()
     )
+
+
+def test_vectors_place_items_that_nobody_likes_and_likes_place_them_again(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_in, "NEAREST", 2)
+    monkeypatch.setattr(fold_in, "_PRODUCTS", 1)  # each item by itself
+    vectors = np.zeros((ITEMS, 3), np.float16)
+    vectors[[0, 1, 2, UNLIKED_ITEM]] = [[1, 0, 0], [0.8, 0.6, 0], [0, 0, 1], [1, 0, 0]]
+    by_text = placed_by_vectors(space, [vectors[:, :2], vectors[:, 2:]])
+    nearest = unit(space.items[:2].astype(np.float64).sum(0))
+    assert by_text.items[UNLIKED_ITEM] == pytest.approx(nearest, abs=1e-3)
+    assert not by_text.items[NEW_ITEM].any(), "it has no vector"
+    assert (by_text.fold_in == space.fold_in).all() and (by_text.items[:NEW_ITEM] == space.items[:NEW_ITEM]).all()
+
+    again = placed(by_text, *LIKES.T)
+    assert (again.items[UNLIKED_ITEM] == by_text.items[UNLIKED_ITEM]).all(), "still nobody likes it"
+    liked = placed(by_text, *np.vstack([LIKES, (0, UNLIKED_ITEM)]).T)
+    assert liked.items[UNLIKED_ITEM] == pytest.approx(space.items[UNLIKED_ITEM] + unit(space.users[0].astype(float)), abs=2e-3)
+    assert placed_by_vectors(space, []) is space and not placed_by_vectors(space, [vectors * 0]).items[UNLIKED_ITEM].any()
