@@ -32,8 +32,6 @@ Rows = NDArray[np.int64] | NDArray[np.int32]
 
 NEAREST = 30
 """Items that place one that nobody has liked."""
-_PRODUCTS = 1 << 25
-"""Held at once."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,20 @@ def placed_by_vectors(space: Space, vectors: Sequence[Half]) -> Space:
     """
     if not vectors:
         return space
-    items, own = space.items.copy(), np.hstack(list(vectors)).astype(np.float32)
+    own = np.hstack(list(vectors))
     has_vector, liked = nonzero_rows(own), nonzero_rows(space.fold_in)
-    teachers, placed = np.flatnonzero(has_vector & liked), np.flatnonzero(has_vector & ~liked)
-    count = min(NEAREST, len(teachers))
-    if not count:
+    known, unknown = np.flatnonzero(has_vector & liked), np.flatnonzero(has_vector & ~liked)
+    if not len(known) or not len(unknown):
         return space
-    for some in np.array_split(placed, -(-len(placed) * len(teachers) // _PRODUCTS) or 1):
-        products = own[some] @ own[teachers].T
-        nearest = teachers[np.argpartition(-products, count - 1, axis=1)[:, :count]]
-        items[some] = _unit(space.items[nearest].astype(np.float64).sum(1))
+    import faiss
+
+    queries, rows = own[unknown].astype(np.float32), own[known].astype(np.float32)
+    _, nearest = faiss.knn(queries, rows, min(NEAREST, len(known)), metric=faiss.METRIC_INNER_PRODUCT)
+    sums = np.zeros((len(unknown), space.items.shape[1]))
+    for rank in nearest.T:
+        sums += space.items[known[rank]]
+    items = space.items.copy()
+    items[unknown] = _unit(sums)
     return replace(space, items=items)
 
 

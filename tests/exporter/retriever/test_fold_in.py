@@ -83,7 +83,6 @@ def test_users_and_items_without_a_like_stay_zero(placed_space: Space) -> None:
 
 def test_vectors_place_items_that_nobody_likes_and_likes_place_them_again(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_in, "NEAREST", 2)
-    monkeypatch.setattr(fold_in, "_PRODUCTS", 1)  # each item by itself
     vectors = np.zeros((ITEMS, 3), np.float16)
     vectors[[0, 1, 2, UNLIKED_ITEM]] = [[1, 0, 0], [0.8, 0.6, 0], [0, 0, 1], [1, 0, 0]]
     by_text = placed_by_vectors(space, [vectors[:, :2], vectors[:, 2:]])
