@@ -39,7 +39,7 @@ def withhold(data: Path, out: Path) -> None:
     purchases.filter(~withheld).write_csv(out / "purchases.csv")
 
 
-def drawn(catalog: Catalog, bought: pl.DataFrame, purchases: pl.DataFrame) -> list[RowSlate]:
+def beside_drawn(catalog: Catalog, bought: pl.DataFrame, purchases: pl.DataFrame) -> list[RowSlate]:
     """Returns slates that begin with a withheld product."""
     random, items = np.random.default_rng(1), np.arange(len(catalog.items))
     of_user = {user: rows for (user,), rows in purchases.group_by("user_id")}
@@ -51,7 +51,7 @@ def drawn(catalog: Catalog, bought: pl.DataFrame, purchases: pl.DataFrame) -> li
     return slates
 
 
-def retrieved(builder: PromptBuilder, slates: Sequence[RowSlate]) -> list[RowSlate]:
+def beside_retrieved(builder: PromptBuilder, slates: Sequence[RowSlate]) -> list[RowSlate]:
     """Returns slates of the same products beside what is retrieved for their buyers."""
     chosen = builder.retrieve(slates, BESIDE + 1)
     pairs = [(slate, rows[rows != slate.items[0]][:BESIDE]) for slate, rows in zip(slates, chosen, strict=True)]
@@ -72,11 +72,11 @@ def text_cosines(catalog: Catalog, slates: Sequence[RowSlate]) -> Scores:
 def printed(name: str, kind: str, scores: Scores, sizes: NDArray[np.int64]) -> None:
     users, liked = np.repeat(np.arange(len(sizes)), sizes), np.zeros(len(scores), np.bool_)
     liked[np.cumsum(sizes) - sizes] = True
-    judge, shares = ByUser(users, liked), []
+    judge, cells = ByUser(users, liked), []
     for values in (judge.ndcg(scores.astype(np.float32), 10), judge.auc(scores.astype(np.float32))):
         low, high = np.percentile(bootstrap(values, np.ones(len(values))), [2.5, 97.5])
-        shares.append(f"{values.mean():.4f} ({low:.4f} to {high:.4f})")
-    print(f"| {kind} | {len(sizes):,} | {name} | " + " | ".join(shares) + " |")
+        cells.append(f"{values.mean():.4f} ({low:.4f} to {high:.4f})")
+    print(f"| {kind} | {len(sizes):,} | {name} | " + " | ".join(cells) + " |")
 
 
 @script
@@ -89,9 +89,9 @@ def main(args: argparse.Namespace) -> None:
     bought = bought.filter(pl.col("user_id").is_in(pl.read_csv(args.out / "purchases.csv")["user_id"].implode()))
     bought = bought.unique("user_id", keep="first", maintain_order=True)
     builder, graph = PromptBuilder(catalog), Graph(catalog.path / ZERO, len(catalog.numbers))
-    beside = drawn(catalog, bought.sample(min(BUYERS, len(bought)), seed=1), pl.read_csv(args.data / "purchases.csv"))
+    beside = beside_drawn(catalog, bought.sample(min(BUYERS, len(bought)), seed=1), pl.read_csv(args.data / "purchases.csv"))
     print("| beside | buyers | ranking | NDCG@10 | AUC |\n|---|---|---|---|---|")
-    for kind, slates in (("49 drawn", beside), ("the first retrieved", retrieved(builder, beside))):
+    for kind, slates in (("49 drawn", beside), ("the first retrieved", beside_retrieved(builder, beside))):
         sizes = np.array([len(slate.items) for slate in slates])
         printed("exit zero", kind, graph.log_odds(builder.slate_numbers(slates)), sizes)
         printed("text cosine", kind, text_cosines(catalog, slates), sizes)

@@ -109,8 +109,8 @@ def test_items_that_nobody_had_met_teach_nothing_where_candidates_are_drawn(tmp_
     """They may not have existed. A user's own interactions with them did happen."""
     for candidates, teach in ((Candidates("uniform", 5), False), (Candidates(), True)):
         data = ratings.write(tmp_path / candidates.kind, template("item.count"))
-        drawn = ratings.index_files(data, replace(OPTIONS, candidates=candidates))
-        pairs, _ = fit._pairs(drawn, silent)
+        indexed = ratings.index_files(data, replace(OPTIONS, candidates=candidates))
+        pairs, _ = fit._pairs(indexed, silent)
         assert (pairs.numbers == 0).any() == teach and pairs.liked.any() and not pairs.liked.all()
 
 
