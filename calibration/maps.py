@@ -12,8 +12,8 @@ OptiRAG-Rec stops by "predictive confidence across various heads".
 3. All exits share one ridge, chosen by cross-validation over users: the least held-out log loss, mean over the exits that have
    earlier ones. Each part is judged with the ridge that is best for the other parts.
 4. `auto` reads all heads if that lowers the held-out log loss by a share of MIN_GAIN or more, and by more than its standard
-   error over users (the one-standard-error rule of Breiman and others, 1984), and if no metric of the goal is shown to be worse
-   at the last exit than by the last head's own map. It decides once for all exits, so that chance has one try.
+   error over users (the one-standard-error rule of Breiman and others, 1984), and if at the last exit they rank as well as the
+   last head's own map, see `_ranks_as_well`. It decides once for all exits, so that chance has one try.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.special import expit
 
 from rexit.bundle import ExitPolicy, Policy
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
-from rexit.calibration.metrics import Judge, Metric, log_losses
+from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
 from rexit.calibration.traces import Traces
 from rexit.ranking import mean_by_user
 
@@ -206,7 +206,7 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     gain = mean_by_user(of_heads - _losses(c, liked), users)
     of_all = Choice(ALL, fit_all_heads(z, liked, users)[ridge], own, c, own_c, RIDGES[ridge], gain)
     if kind == ALL or (
-        gain[0] >= MIN_GAIN * of_heads.mean() and gain[0] > (gain[2] - gain[1]) / 4 and not _is_worse(traces, metrics, of_all)
+        gain[0] >= MIN_GAIN * of_heads.mean() and gain[0] > (gain[2] - gain[1]) / 4 and _ranks_as_well(traces, metrics, of_all)
     ):
         return of_all
     return replace(of_own, ridge=of_all.ridge, gain=gain)
@@ -333,8 +333,16 @@ def _losses(c: NDArray[np.float32], liked: Labels) -> NDArray[np.float64]:
     return np.asarray(np.mean(losses, axis=0), np.float64)
 
 
-def _is_worse(traces: Traces, metrics: Sequence[Metric], choice: Choice) -> bool:
-    """Whether all heads are shown to rank worse than the last head alone, by any of the metrics, at the last exit."""
+def _ranks_as_well(traces: Traces, metrics: Sequence[Metric], choice: Choice) -> bool:
+    """Whether all heads may take the place of the last head alone at the last exit: none of the metrics by labels is shown to be
+    worse, and where one compares with full depth's ranking, which they change, user AUC is shown to be better."""
     full, score = (np.ascontiguousarray(c[:, -1]) for c in (choice.own_c, choice.c))
     judge = Judge(traces.users, traces.liked, traces.offsets, full)
-    return any(low > 0 for low, _ in judge.intervals(metrics, score).values())
+    if not traces.labelled:
+        return not any(low > 0 for low, _ in judge.intervals(metrics, score).values())
+    by_labels = [metric for metric in metrics if metric.kind not in LABEL_FREE]
+    if len(by_labels) < len(metrics):
+        user_auc = Metric("user-auc")
+        if judge.intervals([user_auc], score)[user_auc][1] >= 0:
+            return False
+    return not by_labels or not any(low > 0 for low, _ in judge.intervals(by_labels, score).values())

@@ -296,6 +296,12 @@ def _keep_full_model(decision: Decision, depths: Sequence[int], table: Mapping[s
         uncertified = f"no policy {_allowed(goal, noun)} is certified with {100 * goal.confidence:g} % confidence."
         why = f"{uncertified} {_sentence(_shortfall(decision, noun) or '')}."
         advice = f"Allow a larger drop (`--max-drop`), ask for less confidence (`--confidence`), or hold out more {noun}."
+        certifying, places = decision.users["certifying"], next((m for m in goal.metrics if m.kind == "ndcg"), None)
+        if places is not None and decision.tested[places.name] < certifying / 2:
+            advice += (
+                f" Only {decision.tested[places.name]:,} of {certifying:,} have a liked candidate and another: "
+                f"`--metric expected-{places.name}` compares with the full model's ranking, for which every one counts."
+            )
     above = _ranked_above(goal, depths, table, noun)
     return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, *([] if above is None else [above]), advice))
 

@@ -178,6 +178,9 @@ def test_full_model_where_nothing_is_worth_having() -> None:
         "lose more than is allowed under the policy likeliest to pass, so more users like them would not help": judge(
             replace(full, candidates=failed, users_needed=math.inf), DEPTHS, table(), None
         ),
+        f"Only 30 of {full.users['certifying']} have a liked candidate and another: `--metric expected-ndcg@5` compares": judge(
+            replace(full, candidates=failed, users_needed=1234.0, tested=full.tested | {"ndcg@5": 30}), DEPTHS, table(), None
+        ),
     }
     for words, verdict in cases.items():
         assert verdict.action == "keep the full model" and verdict.text.startswith("Keep the full model: "), words
