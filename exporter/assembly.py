@@ -93,9 +93,9 @@ class Draft:
             derived = derive_segment(segment, base.folder, self.target, self.folder, rows, self.on_pass)
             self._add(derived, report.parameters, began)
 
-    def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:
-        """Opens the graphs in ONNX Runtime. Raises BackendError."""
-        return Chain(self.folder, self.segments, max_tokens, vectors)
+    def chain(self, max_tokens: int, vectors: Vectors | None, kernels: bool = False) -> Chain:
+        """Opens the graphs in ONNX Runtime. kernels: see `Chain`. Raises BackendError."""
+        return Chain(self.folder, self.segments, max_tokens, vectors, kernels)
 
     def write(
         self,

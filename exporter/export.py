@@ -318,7 +318,6 @@ class _Base:
     """
 
     draft: Draft
-    chain: Chain
     exact: Judged
     pairs: int
     sampled: Sequence[Activations]
@@ -345,7 +344,7 @@ class _Base:
         if prompts := loaded.samples.sampled:
             sampled = sample(chain, prompts, progress)
             clock.lap("activations")
-        return cls(draft, chain, Judged(list(golden), differences, options.tolerance, None), pairs, sampled)
+        return cls(draft, Judged(list(golden), differences, options.tolerance, None), pairs, sampled)
 
 
 @dataclass(frozen=True)
@@ -368,7 +367,11 @@ def _judged(
 ) -> _Verdicts:
     """Judges the variants and removes the graphs of those that fail. Raises the first one's error if none passes."""
     prompts, depths, golden = loaded.samples.prompts, loaded.checkpoint.exits, base.exact.slates
-    judges = prompts and Judge(base.chain, depths, prompts, progress)
+
+    def deployed(draft: Draft) -> Chain:
+        return draft.chain(options.max_tokens, loaded.vectors, kernels=True)
+
+    judges = prompts and Judge(deployed(base.draft), depths, prompts, progress)
     passed, refused = [], dict[str, ParityError]()
     for draft in drafts:
         if not judges or draft is base.draft:
@@ -376,8 +379,7 @@ def _judged(
             continue
         target = draft.target
         try:
-            own = draft.chain(options.max_tokens, loaded.vectors)
-            quality = judges.assess(target, own)
+            quality = judges.assess(target, deployed(draft))
             if not options.accept_loss and (left_out := quality.dispensable()):
                 remaining = [k for k, depth in enumerate(depths) if depth not in left_out]
                 shutil.rmtree(draft.folder)
@@ -392,9 +394,9 @@ def _judged(
                 finally:
                     shutil.rmtree(merged.folder)
                 clock.lap("variants")
-                own = draft.chain(options.max_tokens, loaded.vectors)
-                quality = judges.assess(target, own, left_out)
+                quality = judges.assess(target, deployed(draft), left_out)
             quality.check(options.accept_loss)
+            own = draft.chain(options.max_tokens, loaded.vectors)
             passed.append((draft, judge(target, own, golden, quality)))
         except ParityError as exc:
             refused[target.variant] = exc

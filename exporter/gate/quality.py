@@ -1,8 +1,9 @@
 """The gate of a variant of lower precision: does it still rank as the float32 model does? Judged before it is written, with its
 golden log-odds and tolerance.
 
-Both chains, float32 and the variant's, run the same prompts in ONNX Runtime, as whole slates behind their prefixes. They are of
-the validation users who choose (`rexit.roles`): the gate chooses exits, so those who certify have no part in it.
+Both chains, float32 and the variant's, run the same prompts in ONNX Runtime as whole slates behind their prefixes, by the kernels
+that the runtime has. The prompts are of the validation users who choose (`rexit.roles`): the gate chooses exits, so those who
+certify have no part in it.
 
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs with labels and its change, with the interval of

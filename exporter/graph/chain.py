@@ -9,7 +9,9 @@ graph, as the runtime does; an updated catalog has no other.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ class Chain:
         segments: Sequence[Segment],
         max_tokens: int,
         vectors: Vectors | None = None,
+        kernels: bool = False,
         watch: Sequence[Sequence[str]] | None = None,
         on_value: Callable[[int, str, NDArray[Any]], None] | None = None,
     ) -> None:
@@ -60,6 +63,8 @@ class Chain:
             segments: the segments' descriptions.
             max_tokens: maximum number of candidate tokens in one pass.
             vectors: the prompts' vectors; None if they have none.
+            kernels: whether rexit's operators run by its kernels, as on a device, or by the functions that define them: those give
+                what later runs are checked against. float16 graphs have none.
             watch: names of inner values to report, by segment; float32 graphs only.
             on_value: called with (segment, name, numbers) for each watched value after each run.
 
@@ -69,7 +74,7 @@ class Chain:
         self.folder, self.segments, self.max_tokens, self.vectors = folder, list(segments), max_tokens, vectors
         self._watch, self._on_value = watch or [()] * len(segments), on_value
         try:
-            self.sessions = [_open(folder, s, names) for s, names in zip(segments, self._watch, strict=True)]
+            self.sessions = [_open(folder, s, kernels, names) for s, names in zip(segments, self._watch, strict=True)]
         except Exception as exc:
             raise BackendError(f"{folder.name}: ONNX Runtime cannot open a segment: {first_line(exc)}") from exc
         shapes = [{value.name: value.shape for value in session.get_inputs()} for session in self.sessions]
@@ -164,12 +169,22 @@ class Chain:
         return np.concatenate([self.score(candidates[part], len(prefix), past, liked) for part in parts])
 
 
-def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.InferenceSession:
+@cache
+def _kernels() -> str:
+    """The path of the library of kernels, which is beside that of the bindings."""
+    spec = importlib.util.find_spec("rexit._native")
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).with_name("_kernels.so"))
+
+
+def _open(folder: Path, segment: Segment, kernels: bool, watch: Sequence[str]) -> ort.InferenceSession:
     providers = ["CPUExecutionProvider"]
     options = ort.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     half = segment.hidden_dtype == "float16"
+    if kernels and not half:
+        options.register_custom_ops_library(_kernels())
     if not half and not watch:
         return ort.InferenceSession(folder / segment.graph, options, providers)
     model = ir.load(folder / segment.graph)
@@ -238,7 +253,7 @@ def sample(chain: Chain, prompts: Sequence[Prompt], progress: Progress = silent)
 
     graphs = [fold_linear_weights(ir.load(chain.folder / segment.graph)) for segment in chain.segments]
     watched = [[str(group[0].input.name) for group in by_input(linears(graph))] for graph in graphs]
-    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, on_value)
+    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watch=watched, on_value=on_value)
     for prompt in tracked(prompts, "activations", progress):
         watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
     return [{name: np.concatenate(rows) for name, rows in segment.items()} for segment in parts]

@@ -137,7 +137,9 @@ def test_quality_is_measured_and_recorded(exported_variants: tuple[Path, ExportR
 def test_the_runtime_computes_what_python_computes(exported_variants: tuple[Path, ExportReport], name: str) -> None:
     bundle = Bundle.open(exported_variants[0], name)
     golden = bundle.golden()
-    chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens)
+    chain, judged = (
+        Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens, kernels=kernels) for kernels in (False, True)
+    )
     with rexit.open(exported_variants[0], name) as session:
         for slate in golden.slates:
             np.testing.assert_array_equal(slate.log_odds, chain.slate(slate.prefix, slate.candidates))
@@ -146,6 +148,7 @@ def test_the_runtime_computes_what_python_computes(exported_variants: tuple[Path
             actual = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
             # Its kernels add up in another order than the operators Python runs, so a value may be rounded to its neighbour.
             np.testing.assert_allclose(actual, slate.log_odds, atol=bundle.variant.parity["tolerance"])
+            np.testing.assert_array_equal(actual, judged.slate(slate.prefix, slate.candidates), "what the gate judges")
 
 
 def test_a_lower_precision_alone(export: Export, exported_variants: tuple[Path, ExportReport], tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_segments_traced_again_that_disagree_say_so_and_leave_nothing(tmp_path: 
         samples=SimpleNamespace(prompts=["some"]), checkpoint=SimpleNamespace(exits=(1, 2)), vectors=None
     )
     exact = SimpleNamespace(slates=list[Any]())
-    base: Any = SimpleNamespace(draft=drafts[0], chain=None, exact=exact)
+    base: Any = SimpleNamespace(draft=drafts[0], exact=exact)
     monkeypatch.setattr(export, "Judge", Judge)
     monkeypatch.setattr(_Base, "trace", trace)
-    monkeypatch.setattr(Draft, "chain", lambda *_: None)
+    monkeypatch.setattr(Draft, "chain", lambda *_, **__: None)
     verdicts = _judged(loaded, base, make, drafts, ExportOptions(), lambda *_: None, Clock())
     assert dict(verdicts.refused) == dict.fromkeys(["cpu-int8", "cpu-int4"], "exit after layer 2: log-odds differ")
     assert names(tmp_path.iterdir()) == ["variants"] and names((tmp_path / "variants").iterdir()) == ["cpu-fp32"]
