@@ -80,7 +80,8 @@ def maps_sentence(report: Report) -> str:
     gain, low, high = maps["gain"]
     figures = f"{signed(gain)} (95 % interval {signed(low)} to {signed(high)})"
     if maps["choice"] == OWN:
-        return f"{reads}: all heads so far are not shown to do better, log loss of {report['noun']} left out being lower by {figures}."
+        reads += ": all heads so far are not shown to do better"
+        return f"{reads}, log loss of {report['noun']} left out being lower by {figures}."
     return f"{reads}: log loss of {report['noun']} left out is lower by {figures}."
 
 

@@ -26,8 +26,8 @@ $(FOUND)/checkpoint/exits.json: $(FOUND)/minilm/config.json $(FOUND)/data/slates
 
 $(FOUND)/bundle/manifest.json: $(FOUND)/checkpoint/exits.json src/rexit/cli/make/export.py $$(call imports,exporter/export.py)
 	rm -rf $(FOUND)/bundle
-	$(BIN)/rexit export $(FOUND)/checkpoint --slates $(FOUND)/data/slates.jsonl --precision fp32,int8 --quality-slates 300 \
-	  --with-tokenizer --out $(FOUND)/bundle
+	$(BIN)/rexit export $(FOUND)/checkpoint --slates $(FOUND)/data/slates.jsonl --exits 3,4,6 --precision fp32,int8 \
+	  --quality-slates 300 --with-tokenizer --out $(FOUND)/bundle
 
 $(SEARCH_POLICY): $(FOUND)/bundle/manifest.json $(BUILD)/.installed \
     src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)

@@ -63,8 +63,8 @@ class Chain:
             segments: the segments' descriptions.
             max_tokens: maximum number of candidate tokens in one pass.
             vectors: the prompts' vectors; None if they have none.
-            kernels: whether rexit's operators run by its kernels, as on a device, or by the functions that define them: those give
-                what later runs are checked against. float16 graphs have none.
+            kernels: whether rexit's operators run by the runtime's kernels, or by the functions that define them, whose answers
+                later runs are checked against. float16 graphs have none.
             watch: names of inner values to report, by segment; float32 graphs only.
             on_value: called with (segment, name, numbers) for each watched value after each run.
 

@@ -1,5 +1,5 @@
-// The kernels for the ONNX Runtime of Python, whose functions are not those that the library opens: so an export judges a variant by
-// what a device computes. A library of its own, as a process has one table of functions for each.
+// The kernels for the ONNX Runtime of Python, whose functions are not those that the library opens: so an export judges a variant
+// by what a device computes. A library of its own, as a process has one table of functions for each.
 #include <cstdint>
 #include <new>
 
