@@ -29,7 +29,7 @@ from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import ByUser, mean_by_user
 
-WAYS, PLACES = ("labels", "answers", "both"), 10
+WAYS, PLACES, MODEL = ("answers", "labels", "both"), 10, "the model"
 
 
 def known(way: str, rows: list[dict[str, Any]], every: int) -> Iterator[dict[str, Any]]:
@@ -57,8 +57,10 @@ def built(model: Path, folder: Path, rows: Iterator[dict[str, Any]], options: li
 def rankings(way: str, bundle: Bundle, slates: SlatesFile) -> dict[str, NDArray[np.float32]]:
     """Returns the scores of all test candidates by depth and by policy, and of the model in float32."""
     test = slates.cut("test")
-    with runtime.open(bundle.path, "cpu-fp32") as exact:
-        scores = {"the model": np.concatenate([exact.trace(slate.request) for slate in test])[:, -1]}
+    scores = {}
+    if way == "answers":  # whose last exit is the model's own; labels may end at an earlier layer
+        with runtime.open(bundle.path, "cpu-fp32") as exact:
+            scores[MODEL] = np.concatenate([exact.trace(slate.request) for slate in test])[:, -1]
     with runtime.open(bundle.path, bundle.variant.name) as session:
         log_odds = np.concatenate([session.trace(slate.request) for slate in test])
     for exit_, depth in enumerate(bundle.exits):
@@ -84,11 +86,11 @@ def main(model: Path, slates: Path, out: Path, every: int, options: list[str]) -
     queries = np.repeat(np.arange(len(test)), [len(slate.items) for slate in test])
     judge = ByUser(queries, np.concatenate([slate.liked for slate in test]))
     values = {name: judge.ndcg(score, PLACES) for name, score in scores.items()}
-    judged = np.isfinite(values["the model"])
+    judged = np.isfinite(values[MODEL])
     print(f"\n{judged.sum()} of {len(test)} test queries have a relevant candidate; NDCG@{PLACES} by labels\n")
     print("| | NDCG@10 | less the model in float32 |\n|---|---|---|")
     for name, of_queries in values.items():
-        lost = of_queries - values["the model"]
+        lost = of_queries - values[MODEL]
         mean, low, high = mean_by_user(lost[judged], np.arange(judged.sum()))
         print(f"| {name} | {np.nanmean(of_queries):.4f} | {mean:+.4f} ({low:+.4f} to {high:+.4f}) |")
 

@@ -256,8 +256,9 @@ def fit_heads(
         _check_answers(file, (train, validation), base)
     clock.lap("forward")
     fit = fit_layers(file, train, validation, options.keep_last, progress, labelled=labelled)
-    losses = np.stack([fit.at(depth).losses for depth in range(1, layers + 1)])
-    exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), whole=bool(options.keep_last))
+    rows = [fit.at(depth) for depth in range(1, layers + 1)]
+    losses, misranked = np.stack([row.losses for row in rows]), np.stack([row.misranked for row in rows])
+    exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), bool(options.keep_last), misranked)
     clock.lap("heads")
     heads = exit_heads(base, own, fit, exits)
     report = HeadsReport(

@@ -26,7 +26,8 @@ choose ridges, targets and exits; the other users, on whom no choice depends, gi
 `auto:K` makes at most K depths exits:
 
 1. The last exit is the shallowest depth whose loss is within one standard error of the lowest, over users (the one-standard-error
-   rule of Breiman et al. 1984). It may be well before the last layer. Where the model's last answer must stay, it is that layer.
+   rule of Breiman et al. 1984), or a deeper one if only that has NDCG@10, too, within one of the best: where likes are rare, log
+   loss hardly sees who is first. It may be well before the last layer. Where the model's last answer must stay, it is that layer.
 2. The others, at most K - 1, are those with the best curve of loss against cost: layers cost the same, and at a cost between two
    exits the shallower one answers. The area under that curve is least, by dynamic programming over all depths; before the first
    exit it is the loss of one probability for all. An exit whose loss is not below that of every shallower one is never taken.
@@ -170,7 +171,8 @@ SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
 class LayerHead:
     """The head after one layer. ridge, target: chosen by validation. head: None for the model's own last answer.
 
-    losses: float64 [choosing users], see the module. figures: JSON values, measured on the other users.
+    losses: float64 [choosing users], see the module. misranked: 1 - NDCG@10 by labels, of those with a like and a dislike.
+    figures: JSON values, measured on the other users.
     log_odds: float32 [n], of the validation candidates.
     """
 
@@ -179,6 +181,7 @@ class LayerHead:
     ridge: float | None
     target: str | None
     losses: NDArray[np.float64]
+    misranked: NDArray[np.float64]
     figures: dict[str, Any]
     log_odds: NDArray[np.float32]
 
@@ -251,6 +254,10 @@ class _Validation:
         a, b = platt(z[self.chooses], self.target)
         return self._mean_by_user(self.target.losses(a * z[self.chooses] + b))
 
+    def misranked(self, z: NDArray[np.float32]) -> NDArray[np.float64]:
+        """1 - NDCG@10 of each choosing user with both labels; empty without labels."""
+        return 1 - self._choosing.ndcg(z[self.chooses], NDCG_AT)[self._choosing.both] if self.labelled else np.empty(0)
+
     def prior_losses(self) -> NDArray[np.float64]:
         share = float(np.mean(self.target.probability))
         return self._mean_by_user(self.target.losses(np.full(int(self.chooses.sum()), np.log(share / (1 - share)))))
@@ -315,7 +322,10 @@ def fit_layers(
         futures = [pool.submit(_fit_layer, k + 1, file.hidden[k], train, validation, targets, parts) for k in range(layers)]
         fits = [future.result() for future in tracked(futures, "heads", progress)]
 
-    last = LayerHead(layers, None, None, None, parts.losses(own_log_odds), {}, own_log_odds) if own else None
+    last = None
+    if own:
+        losses, misranked = parts.losses(own_log_odds), parts.misranked(own_log_odds)
+        last = LayerHead(layers, None, None, None, losses, misranked, {}, own_log_odds)
     own_is_last = bool(keep_last)
     if keep_last is None and usable:
         assert last is not None
@@ -363,7 +373,7 @@ def _fit_layer(
     assert best is not None
     _, head, ridge, name = best
     log_odds = head.log_odds(held_out)
-    return LayerHead(depth, head, ridge, name, parts.losses(log_odds), {}, log_odds)
+    return LayerHead(depth, head, ridge, name, parts.losses(log_odds), parts.misranked(log_odds), {}, log_odds)
 
 
 Figures = Callable[[NDArray[np.floating]], dict[str, list[float]]]
@@ -428,7 +438,9 @@ def check_choice(text: str, layers: int, keep_last: bool) -> None:
         )
 
 
-def choose_exits(text: str, losses: NDArray[np.float64], prior: float, whole: bool) -> list[int]:
+def choose_exits(
+    text: str, losses: NDArray[np.float64], prior: float, whole: bool, misranked: NDArray[np.float64] | None = None
+) -> list[int]:
     """Depths, ascending.
 
     Args:
@@ -436,10 +448,14 @@ def choose_exits(text: str, losses: NDArray[np.float64], prior: float, whole: bo
         losses: float64 [layers, users], each user's loss at each depth.
         prior: loss of one probability for all candidates.
         whole: whether `auto` always ends at the last layer.
+        misranked: 1 - NDCG@10 of some users, float64 [layers, U]; None or U = 0: unknown.
     """
     if not (match := AUTO.fullmatch(text)):
         return _depths(text)
-    end = len(losses) if whole else last_exit(losses)
+    if whole:
+        end = len(losses)
+    else:
+        end = max(last_exit(values) for values in (losses, misranked) if values is not None and values.shape[1])
     return best_curve(losses[:end].mean(1), prior, int(match[1]))
 
 

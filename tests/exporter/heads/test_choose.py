@@ -48,6 +48,16 @@ def test_end_is_the_shallowest_within_one_standard_error() -> None:
         assert last_exit(np.stack([best + 0.1 * noise + gap * 0.1 / 10, best])) == end
 
 
+def test_a_deeper_end_where_only_that_ranks() -> None:
+    """Few likes: log loss does not tell the second depth from the third, NDCG does."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 100))
+    losses = np.array([0.3, 0.2, 0.2, 0.2])[:, None] + noise
+    misranked = np.array([0.5, 0.4, 0.2, 0.2])[:, None] + noise[::-1]
+    assert last_exit(losses) < 3 and last_exit(misranked) == 3
+    assert choose_exits("auto:4", losses, PRIOR, False, misranked)[-1] == 3
+    assert choose_exits("auto:4", losses, PRIOR, False, misranked[:, :0])[-1] == last_exit(losses)
+
+
 def test_list_is_taken_as_it_is() -> None:
     assert choose_exits("2,5", np.ones((6, 3)), PRIOR, whole=False) == [2, 5]
 
