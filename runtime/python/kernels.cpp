@@ -1,7 +1,6 @@
 // The kernels for the ONNX Runtime of Python, whose functions are not those that the library opens: so an export judges a variant
 // by what a device computes. A library of its own, as a process has one table of functions for each.
-#include <cstdint>
-#include <new>
+#include <exception>
 
 #include "backends/onnxruntime/ort_kernels.hpp"
 

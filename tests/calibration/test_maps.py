@@ -117,7 +117,7 @@ def test_own_fits_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_goal_without_labels_changes_the_ranking_only_where_labels_show_a_better_one() -> None:
-    """Full depth's first three are what is kept: by all heads where labels show that these rank better, else by the last."""
+    """What to lose nothing of, full depth's first three, is by all heads where labels show that these rank better."""
     goal, last_knows = (parse("top-k-overlap@3"),), differing(noise=(2.5, 2.5, 0.6))
     assert maps.choose("auto", differing(), goal).reads == "all"
     assert maps.choose("auto", last_knows, goal).reads == "own"
