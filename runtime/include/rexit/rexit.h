@@ -404,7 +404,7 @@ typedef struct rexit_segment_stats {
   uint64_t prefix_tokens;     /* computed, not taken from the cache */
   uint64_t candidates;        /* that reached this segment */
   uint64_t candidate_tokens;  /* of those candidates */
-  double prefix_us, slate_us; /* spent on the prefix, and on candidates */
+  double prefix_us, slate_us; /* spent on the prefix, and on candidates; passes side by side share their time */
 } rexit_segment_stats;
 
 /* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded; during

@@ -39,7 +39,8 @@ struct Pass {
   float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // by layer: [kv_heads, T, head_dim]
 
-  const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped
+  const Stop* stop = nullptr;    // from this backend's make_stop(); null: the run cannot be stopped
+  std::size_t side_by_side = 1;  // so many passes run at a time; several: each computes in its caller's thread
 };
 
 // Rows that stay together: `count` of them move from row `from` to row `to`, which is not behind it.
@@ -54,6 +55,8 @@ class Backend {
 
   // When it returns, `logits` are complete and inputs in host memory are no longer in use. Throws REXIT_BACKEND_FAILED.
   virtual void run(std::size_t segment, const Pass& pass) const = 0;
+  // How many threads may run passes at a time, at best.
+  virtual std::size_t concurrency() const noexcept { return 1; }
 
   // Memory for passes, with their alignment. The host may be unable to address it.
   virtual void* allocate(std::size_t bytes) const = 0;

@@ -1,9 +1,11 @@
 #include "session/slate.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "base/status.hpp"
+#include "base/threads.hpp"
 
 namespace rexit::core {
 
@@ -90,7 +92,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
     pack(prompt, begin, end);
-    if (!run_part(prefix, rule, deadline, stats)) {
+    if (!run_part(prompt, prefix, rule, deadline, stats)) {
       cut_short(end);
       break;
     }
@@ -113,11 +115,12 @@ std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
 }
 
 // Returns false if the deadline passed.
-bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats) {
+bool Slate::run_part(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                     SlateStats& stats) {
   for (std::size_t segment = 0; !active_.empty(); ++segment) {
     if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
-    if (!run_segment(segment, prefix, rule, deadline, stats)) return false;
+    if (!run_segment(segment, prompt, prefix, rule, deadline, stats)) return false;
     apply_slate_rules(bundle_.exit_of(segment), rule);
     compact();
   }
@@ -125,35 +128,74 @@ bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& 
 }
 
 // Runs a segment for the active candidates, in as many passes as they need. Returns false if the deadline passed.
-bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
-                        SlateStats& stats) {
+bool Slate::run_segment(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const StopRule& rule,
+                        const Deadline& deadline, SlateStats& stats) {
   const Segment& graph = bundle_.variant().segments[segment];
-  const bool one_pass = chunk_end(0) == active_.size();  // then every later segment takes one, too
-  if (!one_pass && graph.first && !graph.last) hidden_.reserve(positions_.size());
-  for (std::size_t begin = 0; begin < active_.size();) {
-    if (deadline.expired()) return false;
-    const std::size_t end = chunk_end(begin), tokens = run_chunk(segment, begin, end, prefix);
-    if (one_pass) {
-      hidden_.take_output();
-    } else if (!graph.last) {
-      hidden_.copy_output(active_[begin].begin, tokens);
-    }
-    read_chunk(segment, begin, end, rule);
-    stats.candidate_layers += graph.layers() * (end - begin);
-    begin = end;
-  }
-  return true;
+  split();
+  const std::size_t passes = chunks_.size() - 1;
+  if (passes > 1 && graph.first && !graph.last) hidden_.reserve(positions_.size());
+  const std::size_t done = run_chunks(segment, prompt, prefix, deadline);
+  if (passes == 1 && done == 1) hidden_.take_output();  // then every later segment takes one pass, too
+  read_chunks(segment, chunks_[done], rule);
+  stats.candidate_layers += graph.layers() * chunks_[done];
+  return done == passes;
 }
 
-// Applies the exit rule to the chunk that has just run.
-void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule) {
+// Divides the active candidates into passes. A candidate that exceeds the limit alone gets its own pass.
+void Slate::split() {
+  chunks_.assign(1, 0);
+  std::size_t tokens = 0;
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    tokens += active_[i].tokens;
+    if (i == chunks_.back() || tokens <= bundle_.variant().max_tokens) continue;
+    chunks_.push_back(i);
+    tokens = active_[i].tokens;
+  }
+  chunks_.push_back(active_.size());
+}
+
+// Returns how many passes have run: all, or those that began before the deadline. Several at a time while there is one for every
+// thread; the rest one by one, each in all threads.
+std::size_t Slate::run_chunks(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const Deadline& deadline) {
+  const std::size_t passes = chunks_.size() - 1, lanes = backend_.concurrency();
+  const std::size_t together = lanes > 1 ? passes / lanes * lanes : 0;
+  rows_.resize(active_.size());
+  logits_.resize(2 * active_.size());
+  std::size_t done = 0;
+  if (together != 0) {
+    hidden_.set_lanes(lanes);
+    while (more_vectors_.size() + 1 < lanes) more_vectors_.emplace_back(bundle_);
+    for (VectorRows& vectors : more_vectors_) vectors.begin(prompt);
+    std::atomic<std::size_t> next{0};
+    run_in_threads(lanes, [&](std::size_t lane) {
+      VectorRows& vectors = lane == 0 ? vectors_ : more_vectors_[lane - 1];
+      while (!deadline.expired()) {
+        const std::size_t chunk = next++;
+        if (chunk >= together) return;
+        try {
+          run_chunk(segment, chunk, prefix, vectors, lanes, lane);
+        } catch (...) {
+          next = together;
+          throw;
+        }
+      }
+    });
+    done = std::min(next.load(), together);
+    if (done < together) return done;
+  }
+  for (; done < passes && !deadline.expired(); ++done) run_chunk(segment, done, prefix, vectors_, 1, 0);
+  return done;
+}
+
+// Applies the exit rule to active candidates [0, end), whose logits are in logits_.
+void Slate::read_chunks(std::size_t segment, std::size_t end, const StopRule& rule) {
   const std::size_t exit = bundle_.exit_of(segment);
-  const float* logits = logits_.data();
-  for (std::size_t i = begin; i < end; ++i, logits += 2) {
+  for (std::size_t i = 0; i < end; ++i) {
     const Candidate& candidate = active_[i];
     const std::size_t equal = equal_.first(candidate.index);
     const bool is_repeated = equal != candidate.index && answers_[equal].exit == exit;
-    apply_exit_rule(candidate, exit, is_repeated ? answers_[equal].log_odds : log_odds(candidate, segment, logits), rule);
+    apply_exit_rule(candidate, exit, is_repeated ? answers_[equal].log_odds : log_odds(candidate, segment, &logits_[2 * i]),
+                    rule);
   }
 }
 
@@ -191,44 +233,33 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
   return true;
 }
 
-// The largest `end` such that candidates [begin, end) fit into a pass. A candidate that exceeds the limit alone gets its own
-// pass.
-std::size_t Slate::chunk_end(std::size_t begin) const {
-  std::size_t end = begin + 1, total = active_[begin].tokens;
-  for (; end < active_.size(); ++end) {
-    total += active_[end].tokens;
-    if (total > bundle_.variant().max_tokens) break;
-  }
-  return end;
-}
-
-// Returns the number of tokens. The logits are in logits_.
-std::size_t Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
+// Fills rows_ and logits_ of the chunk's candidates. `lanes`: how many passes run at a time; `lane`: which of them this is.
+void Slate::run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, VectorRows& vectors, std::size_t lanes,
+                      std::size_t lane) {
   const Segment& graph = bundle_.variant().segments[segment];
-  const std::size_t first = active_[begin].begin;
-  rows_.clear();
+  const std::size_t begin = chunks_[chunk], end = chunks_[chunk + 1], first = active_[begin].begin;
   for (std::size_t i = begin; i < end; ++i)
-    rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
-  logits_.resize(2 * rows_.size());
+    rows_[i] = static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first);
 
   Pass pass;
   pass.tokens = active_[end - 1].begin + active_[end - 1].tokens - first;
   pass.prefix = prefix.tokens();
-  pass.rows = rows_.size();
+  pass.rows = end - begin;
   if (graph.first) {
-    vectors_.set_inputs(token_ids_.data() + first, pass);
+    vectors.set_inputs(token_ids_.data() + first, pass);
   } else {
     pass.hidden_in = hidden_.input(first);
   }
   pass.positions = positions_.data() + first;
   pass.groups = groups_.data() + first;
-  pass.row_index = rows_.data();
+  pass.row_index = &rows_[begin];
   pass.past_keys = prefix.keys(segment);
   pass.past_values = prefix.values(segment);
-  if (!graph.last) pass.hidden_out = hidden_.output(pass.tokens);
-  pass.logits = logits_.data();
+  if (!graph.last) pass.hidden_out = hidden_.output(pass.tokens, lane);
+  pass.logits = &logits_[2 * begin];
+  pass.side_by_side = lanes;
   backend_.run(segment, pass);
-  return pass.tokens;
+  if (chunks_.size() > 2 && !graph.last) hidden_.copy_output(first, pass.tokens, lane);
 }
 
 // `logits`: (no, yes).
@@ -309,9 +340,11 @@ void Slate::compact() {
 }
 
 std::size_t Slate::memory() const noexcept {
-  return stops_.memory() + equal_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) +
-         answers_.capacity() * sizeof(Answer) + entering_.capacity() * sizeof(std::uint32_t) +
-         moves_.capacity() * sizeof(RowMove) +
+  std::size_t vectors = 0;
+  for (const VectorRows& more : more_vectors_) vectors += more.memory();
+  return vectors + chunks_.capacity() * sizeof(std::size_t) + stops_.memory() + equal_.memory() + hidden_.bytes() +
+         active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
+         entering_.capacity() * sizeof(std::uint32_t) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + log_odds_.capacity()) * sizeof(float);
 }

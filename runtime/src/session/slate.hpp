@@ -38,37 +38,48 @@ class EqualCandidates {
 };
 
 // The hidden states of a slate's candidates on their way from segment to segment: two blocks of rows, a row per token. A segment
-// reads its input and writes `output_`, whose rows are then the next segment's input:
+// reads its input and writes an output, whose rows are then the next segment's input:
 //
-//   one pass       reads input_, writes output_; the blocks swap
-//   several        each reads its rows of input_, writes output_ from its start, and output_ is copied over these rows; the first
-//                  segment, which reads tokens instead, fills input_ this way
+//   one pass       reads input_, writes outputs_[0]; the blocks swap
+//   several        each reads its rows of input_, writes its lane's output from its start, and that is copied over these rows;
+//   the
+//                  first segment, which reads tokens instead, fills input_ this way
 //
 // Between segments input_ has all rows, and move() closes the gaps of candidates that have stopped.
 class HiddenStates {
  public:
   // The backend must outlive the hidden states.
-  HiddenStates(const Backend& backend, std::size_t row_bytes)
-      : backend_(backend), row_bytes_(row_bytes), input_(backend), output_(backend) {}
+  HiddenStates(const Backend& backend, std::size_t row_bytes) : backend_(backend), row_bytes_(row_bytes), input_(backend) {
+    set_lanes(1);
+  }
 
   std::size_t row_bytes() const noexcept { return row_bytes_; }
-  std::size_t bytes() const noexcept { return input_.bytes() + output_.bytes(); }
+  std::size_t bytes() const noexcept {
+    std::size_t bytes = input_.bytes();
+    for (const Block& output : outputs_) bytes += output.bytes();
+    return bytes;
+  }
+
+  // Makes room for outputs of so many passes that run at a time.
+  void set_lanes(std::size_t count) {
+    while (outputs_.size() < count) outputs_.emplace_back(backend_);
+  }
 
   // Call before the first segment, if it takes several passes: makes room for all rows.
   void reserve(std::size_t rows) {
-    if (input_.bytes() < output_.bytes()) input_.swap(output_);
+    if (input_.bytes() < outputs_[0].bytes()) input_.swap(outputs_[0]);
     input_.reserve(rows * row_bytes_);
   }
   // A pass's input, and the memory for its output.
   const void* input(std::size_t first_row) const noexcept { return input_.data() + first_row * row_bytes_; }
-  void* output(std::size_t rows) { return output_.reserve(rows * row_bytes_); }
+  void* output(std::size_t rows, std::size_t lane) { return outputs_[lane].reserve(rows * row_bytes_); }
 
   // Ends a segment's only pass. Call it after the last segment too, though that has no output: with two segments every slate then
   // writes the same block, and the other takes no memory.
-  void take_output() noexcept { input_.swap(output_); }
+  void take_output() noexcept { input_.swap(outputs_[0]); }
   // Ends one of a segment's passes.
-  void copy_output(std::size_t first_row, std::size_t rows) {
-    backend_.copy(input_.data() + first_row * row_bytes_, output_.data(), rows * row_bytes_);
+  void copy_output(std::size_t first_row, std::size_t rows, std::size_t lane) {
+    backend_.copy(input_.data() + first_row * row_bytes_, outputs_[lane].data(), rows * row_bytes_);
   }
   // Moves rows of the next segment's input.
   void move(const std::vector<RowMove>& moves) {
@@ -78,7 +89,8 @@ class HiddenStates {
  private:
   const Backend& backend_;
   const std::size_t row_bytes_;
-  Block input_, output_;
+  Block input_;
+  std::vector<Block> outputs_;  // by lane
 };
 
 // Where candidates stop.
@@ -124,6 +136,9 @@ class Slate {
   // Candidates with the same tokens get the same log-odds at every exit of a segment, to the bit, if they run in the same part
   // and the first of them gets there.
   //
+  // Where the backend runs several passes at a time, they run in threads of their own for the length of a segment. Their answers
+  // are those of passes one after another, to the bit.
+  //
   // If the candidates' hidden states together exceed hidden_bytes, the slate runs in consecutive parts, each to its end. A rule
   // of the whole slate needs all candidates at an exit: throws REXIT_TOO_LONG then.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
@@ -139,14 +154,16 @@ class Slate {
 
   void begin_zero(const float* zero, const StopRule& rule);
   std::size_t part_end(const Prompt& prompt, std::size_t begin) const;
-  bool run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
-  bool run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
-                   SlateStats& stats);
+  bool run_part(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
+  bool run_segment(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const StopRule& rule,
+                   const Deadline& deadline, SlateStats& stats);
   void pack(const Prompt& prompt, std::size_t begin, std::size_t end);
   bool deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const;
-  std::size_t chunk_end(std::size_t begin) const;
-  std::size_t run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
-  void read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule);
+  void split();
+  std::size_t run_chunks(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const Deadline& deadline);
+  void run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, VectorRows& vectors, std::size_t lanes,
+                 std::size_t lane);
+  void read_chunks(std::size_t segment, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
   void apply_exit_rule(const Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
   void apply_slate_rules(std::size_t exit, const StopRule& rule);
@@ -162,9 +179,12 @@ class Slate {
   std::vector<Candidate> active_;        // in the running part
   SlateStops stops_;
   std::vector<Answer> answers_;
-  std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
-  std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
-  std::vector<float> logits_;
+  std::vector<float> log_odds_;      // [candidates, exits] so far, if the policy reads earlier heads
+  std::vector<std::size_t> chunks_;  // the first active candidate of each pass of the running segment, and their number
+  std::vector<std::int64_t> token_ids_, positions_, groups_;
+  std::vector<std::int64_t> rows_;        // by active candidate: its last token's in its pass
+  std::vector<float> logits_;             // [active candidates, 2]
+  std::vector<VectorRows> more_vectors_;  // of the lanes behind the first
   HiddenStates hidden_;
   std::vector<RowMove> moves_;
 };

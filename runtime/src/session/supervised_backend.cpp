@@ -55,7 +55,7 @@ void SupervisedBackend::record(std::size_t segment, double time, const Pass& pas
   const std::lock_guard<std::mutex> lock(mutex_);
   SegmentStats& stats = segments_[segment];
   const bool prefix = pass.logits == nullptr;  // only slates read a head
-  (prefix ? stats.prefix_us : stats.slate_us) += time;
+  (prefix ? stats.prefix_us : stats.slate_us) += time / static_cast<double>(pass.side_by_side);
   if (!succeeded) return;
   if (prefix) {
     stats.prefix_tokens += pass.tokens;

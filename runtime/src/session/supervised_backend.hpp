@@ -31,6 +31,7 @@ class SupervisedBackend final : public Backend {
   void reset_segments() noexcept;
 
   void run(std::size_t segment, const Pass& pass) const override;
+  std::size_t concurrency() const noexcept override { return backend_->concurrency(); }
   void* allocate(std::size_t bytes) const override { return backend_->allocate(bytes); }
   void release(void* memory) const noexcept override { backend_->release(memory); }
   void copy(void* to, const void* from, std::size_t bytes) const override { backend_->copy(to, from, bytes); }

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "bundles.hpp"
@@ -18,6 +20,7 @@ class TokenBackend final : public rexit::core::Backend {
   explicit TokenBackend(const rexit::core::Bundle& bundle) : bundle_(bundle) {}
 
   void run(std::size_t segment, const rexit::core::Pass& pass) const override {
+    if (before) before(pass);
     const std::size_t width = bundle_.model().hidden_size;
     std::vector<float> inputs;
     for (std::size_t t = 0; t < pass.tokens; ++t)
@@ -32,10 +35,18 @@ class TokenBackend final : public rexit::core::Backend {
       pass.logits[2 * n] = 0;
       pass.logits[2 * n + 1] = head(segment, last) + noise * static_cast<float>(n);
     }
-    passes.push_back({segment, inputs, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
+    const std::lock_guard<std::mutex> lock(mutex_);
+    passes.push_back({segment,
+                      inputs,
+                      {pass.groups, pass.groups + pass.tokens},
+                      {pass.positions, pass.positions + pass.tokens},
+                      pass.side_by_side,
+                      std::this_thread::get_id()});
     if (after) after(segment);
   }
+  std::size_t concurrency() const noexcept override { return threads; }
   void* allocate(std::size_t bytes) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     void* memory = ::operator new(bytes);
     blocks[memory] = bytes;
     allocated += bytes;
@@ -44,10 +55,12 @@ class TokenBackend final : public rexit::core::Backend {
   }
   void release(void* memory) const noexcept override {
     if (memory == nullptr) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
     allocated -= blocks[memory];
     ::operator delete(memory);
   }
   void copy(void* to, const void* from, std::size_t bytes) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     copied.push_back(bytes);
     std::memmove(to, from, bytes);
   }
@@ -61,11 +74,16 @@ class TokenBackend final : public rexit::core::Backend {
     std::size_t segment;
     std::vector<float> tokens;
     std::vector<std::int64_t> groups, positions;
+    std::size_t side_by_side;
+    std::thread::id thread;
   };
   mutable std::vector<Seen> passes;
+  std::function<void(const rexit::core::Pass&)> before;
   std::function<void(std::size_t)> after;
+  std::size_t threads = 1;  // that run passes at a time
 
  private:
+  mutable std::mutex mutex_;
   const rexit::core::Bundle& bundle_;
 };
 

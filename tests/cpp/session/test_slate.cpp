@@ -1,6 +1,8 @@
 // Packing, compaction and deadlines, over a backend that records its passes instead of computing.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <limits>
 #include <thread>
 #include <vector>
@@ -86,6 +88,54 @@ TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   std::vector<std::size_t> sizes;
   for (const auto& pass : backend.passes) sizes.push_back(pass.tokens.size());
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
+}
+
+// Three passes and two threads: two at a time, each waiting for the other, and the third alone.
+TEST_F(SlateTest, PassesRunSideBySide) {
+  const Policy policy = thresholds({9, 5, never});
+  std::vector<std::int32_t> log_odds;
+  for (std::int32_t i = 0; i < 36; ++i) log_odds.push_back(i % 5);
+  const Prompt slate_prompt = prompt(log_odds);
+  const std::vector<Answer> one_by_one = run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  backend.passes.clear();
+  backend.threads = 2;
+  std::atomic<std::size_t> together{0};
+  backend.before = [&](const Pass& pass) {
+    if (pass.side_by_side != 2) return;
+    const std::size_t needed = together++ / 2 * 2 + 2;
+    for (int waits = 0; together < needed && waits < 5000; ++waits) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_GE(together, needed);
+  };
+  SlateStats concurrent;
+  const auto& answers = run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), concurrent);
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].exit, one_by_one[i].exit) << i;
+    EXPECT_EQ(answers[i].log_odds, one_by_one[i].log_odds) << i;
+  }
+  EXPECT_EQ(concurrent.candidate_layers, stats.candidate_layers);
+  ASSERT_EQ(backend.passes.size(), 9u);
+  for (std::size_t n = 0; n < 9; ++n) EXPECT_EQ(backend.passes[n].side_by_side, n % 3 == 2 ? 1u : 2u) << n;
+  EXPECT_NE(backend.passes[0].thread, backend.passes[1].thread);
+  EXPECT_EQ(backend.passes[2].thread, std::this_thread::get_id());
+}
+
+TEST_F(SlateTest, PassesSideBySideEndWithTheDeadlineAndWithAnError) {
+  const Policy policy = thresholds({never, never, never});
+  const Prompt slate_prompt = prompt(std::vector<std::int32_t>(48, 1));  // four passes
+  prefix.deepen();
+  backend.threads = 2;
+  backend.before = [](const Pass&) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); };
+  const auto& answers = run_slate(slate, slate_prompt, prefix, {&policy, 0}, Deadline(Clock::now(), 100'000), stats);
+  for (std::size_t i = 0; i < 48; ++i) EXPECT_EQ(answers[i].cut_short, i >= 24) << i;
+  EXPECT_EQ(stats.candidate_layers, 24u);
+
+  std::atomic<int> runs{0};
+  backend.before = [&](const Pass&) {
+    if (++runs == 2) fail(REXIT_BACKEND_FAILED, "the second pass");
+  };
+  refused<Error>([&] { run_slate(slate, slate_prompt, prefix, {&policy, 0}, Deadline({}, 0), stats); }, REXIT_BACKEND_FAILED,
+                 "the second pass");
+  EXPECT_LE(runs, 3);
 }
 
 // A slate of several passes takes memory for its hidden states once, and for the output of a pass.

@@ -136,14 +136,16 @@ class OrtBackend final : public Backend {
  public:
   // `min_past`: the minimum number of rows of past keys and values, 0 or 1. A pass with fewer gets padding, which its graphs must
   // mask.
-  OrtBackend(const Bundle& bundle, const Ort::SessionOptions& options, std::size_t min_past)
+  OrtBackend(const Bundle& bundle, const Ort::SessionOptions& options, std::size_t min_past, std::size_t concurrency)
       : segments_(bundle.variant().segments),
         min_past_(min_past),
+        concurrency_(concurrency),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (const Segment& segment : segments_) {
       paths_.push_back(bundle.where(segment.graph));
       try {
         sessions_.push_back(load_graph(paths_.back(), options, Pool::shared));
+        if (concurrency_ > 1) alone_.push_back(load_graph(paths_.back(), options, Pool::none));
         inputs_.push_back(segment_inputs(bundle.model(), segment));
         outputs_.push_back(segment_outputs(bundle.model(), segment));
         check_signature(sessions_.back(), paths_.back(), inputs_.back(), outputs_.back());
@@ -167,9 +169,10 @@ class OrtBackend final : public Backend {
       add_inputs(index, pass, inputs);
       add_outputs(index, pass, outputs);
       const Ort::RunOptions no_options{nullptr};
-      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options,
-                           inputs.names.data(), inputs.tensors.data(), inputs.tensors.size(), outputs.names.data(),
-                           outputs.tensors.data(), outputs.tensors.size());
+      Ort::Session& session = pass.side_by_side > 1 ? alone_[index] : sessions_[index];
+      session.Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options, inputs.names.data(),
+                  inputs.tensors.data(), inputs.tensors.size(), outputs.names.data(), outputs.tensors.data(),
+                  outputs.tensors.size());
     } catch (const Ort::Exception& error) {
       fail(status_of(error), paths_[index], ": ", error.what());
     }
@@ -177,6 +180,7 @@ class OrtBackend final : public Backend {
     idle_outputs = std::move(outputs);
   }
 
+  std::size_t concurrency() const noexcept override { return concurrency_; }
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
@@ -214,12 +218,13 @@ class OrtBackend final : public Backend {
   }
 
   const std::vector<Segment> segments_;  // copies: a reloaded bundle shares the backend and may outlive the bundle loaded first
-  const std::size_t min_past_;
+  const std::size_t min_past_, concurrency_;
   std::vector<std::vector<TensorSpec>> inputs_, outputs_;  // by segment
   std::vector<std::string> paths_;                         // the graphs', for messages
   std::vector<std::byte> padding_row_;                     // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
+  mutable std::vector<Ort::Session> alone_;     // the same without a pool, for passes side by side, if there may be such
 };
 
 class OrtZeroGraph final : public ZeroGraph {
@@ -354,7 +359,9 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   // bits.
   const bool on_cpu = provider == Provider::cpu && execution.provider == nullptr;
   const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
-  return std::make_unique<OrtBackend>(bundle, options, min_past);
+  const std::size_t concurrency =
+      on_cpu && reads_weights_from_file(bundle.variant().precision) ? static_cast<std::size_t>(ort_threads()) : 1;
+  return std::make_unique<OrtBackend>(bundle, options, min_past, concurrency);
 }
 
 std::shared_ptr<const ZeroGraph> make_ort_zero_graph(const Bundle& bundle, const Execution& execution) {

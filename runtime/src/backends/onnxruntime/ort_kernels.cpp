@@ -624,6 +624,10 @@ const Ort::CustomOpDomain& make_domain() {
 
 }  // namespace
 
+bool reads_weights_from_file(const std::string& precision) {
+  return precision == "bf16" || (precision == "int8" && kernels::table().int8 != nullptr);
+}
+
 void add_kernels(Ort::SessionOptions& options) {
   static const Ort::CustomOpDomain& domain = make_domain();
   options.Add(domain);
