@@ -270,12 +270,12 @@ $(BUILD)/asan/.built: $(BUILD)/asan/.configured
 
 $(BUILD)/tsan/.built: $(BUILD)/.installed
 	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) $(SANITIZE_OPTIONS) -DREXIT_SANITIZE_THREADS=ON
-	$(BIN)/cmake --build $(@D) -j $(JOBS) --target test_stress test_cancel
+	$(BIN)/cmake --build $(@D) -j $(JOBS) --target test_stress test_cancel test_slate
 	@touch $@
 
 sanitize: $(BUILD)/asan/.built $(BUILD)/tsan/.built
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
-	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(test_stress|test_cancel)$$'
+	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(test_stress|test_cancel|test_slate)$$'
 
 SHORTLY_SANITIZED := test_damage test_reload test_session test_kernels
 
