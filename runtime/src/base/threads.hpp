@@ -3,14 +3,13 @@
 
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace rexit::core {
 
 // Calls `work(i)` for i < count, each in a thread of its own, 0 in the caller's, and returns after all calls. If the system has
-// no more threads, the others are not called: `work` takes what there is to do from a queue. Throws what a call threw.
+// no more threads or memory, the others are not called: `work` takes what there is to do from a queue. Throws what a call threw.
 template <class Work>
 void run_in_threads(std::size_t count, const Work& work) {
   std::mutex mutex;
@@ -27,7 +26,7 @@ void run_in_threads(std::size_t count, const Work& work) {
   threads.reserve(count);
   try {
     for (std::size_t i = 1; i < count; ++i) threads.emplace_back(guarded, i);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
   }
   guarded(0);
   for (std::thread& thread : threads) thread.join();

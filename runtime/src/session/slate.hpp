@@ -180,7 +180,7 @@ class Slate {
   SlateStops stops_;
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;      // [candidates, exits] so far, if the policy reads earlier heads
-  std::vector<std::size_t> chunks_;  // the first active candidate of each pass of the running segment, and their number
+  std::vector<std::size_t> chunks_;  // where each pass of the running segment begins in active_, and where the last one ends
   std::vector<std::int64_t> token_ids_, positions_, groups_;
   std::vector<std::int64_t> rows_;        // by active candidate: its last token's in its pass
   std::vector<float> logits_;             // [active candidates, 2]
