@@ -37,11 +37,9 @@ def test_trace_is_the_reference(session: runtime.Session, expected: NDArray[np.f
     np.testing.assert_allclose(log_odds, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("max_tokens", [1, 17, 40, 10_000])
-def test_chunks_do_not_change_scores(max_tokens: int, precision: str, tmp_path: Path, expected: NDArray[np.float64]) -> None:
-    """Chunks in bf16 run side by side, where there are as many as threads."""
-    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=max_tokens, precision=precision)))
+def test_chunks_do_not_change_scores(max_tokens: int, tmp_path: Path, expected: NDArray[np.float64]) -> None:
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=max_tokens)))
     np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
 
 
@@ -139,13 +137,10 @@ def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.flo
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    ("slate_rules", "slate_bytes", "precision"), [(False, 0, "fp32"), (False, 1, "fp32"), (True, 0, "fp32"), (True, 0, "bf16")]
-)
-def test_policies_stop_where_replays_do(slate_rules: bool, slate_bytes: int, precision: str, tmp_path: Path) -> None:
-    """In passes and parts of a slate, as the bundle's policy, under a request's own rules, and with its own k. Passes in bf16 run
-    side by side."""
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50, precision=precision))
+@pytest.mark.parametrize(("slate_rules", "slate_bytes"), [(False, 0), (False, 1), (True, 0)])
+def test_policies_stop_where_replays_do(slate_rules: bool, slate_bytes: int, tmp_path: Path) -> None:
+    """In passes and parts of a slate, as the bundle's policy, under a request's own rules, and with its own k."""
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
     random, variant_sha256 = np.random.default_rng(slate_bytes), Bundle.open(folder).variant_sha256
     answered = set()
     for n in range(24):

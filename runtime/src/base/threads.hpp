@@ -1,6 +1,7 @@
 // Threads for the length of a call.
 #pragma once
 
+#include <cstddef>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -12,6 +13,7 @@ namespace rexit::core {
 // no more threads or memory, the others are not called: `work` takes what there is to do from a queue. Throws what a call threw.
 template <class Work>
 void run_in_threads(std::size_t count, const Work& work) {
+  if (count == 1) return work(0);
   std::mutex mutex;
   std::exception_ptr error;
   const auto guarded = [&](std::size_t i) {

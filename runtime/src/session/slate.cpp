@@ -92,7 +92,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
     pack(prompt, begin, end);
-    if (!run_part(prompt, prefix, rule, deadline, stats)) {
+    if (!run_part(prefix, rule, deadline, stats)) {
       cut_short(end);
       break;
     }
@@ -115,12 +115,11 @@ std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
 }
 
 // Returns false if the deadline passed.
-bool Slate::run_part(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
-                     SlateStats& stats) {
+bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats) {
   for (std::size_t segment = 0; !active_.empty(); ++segment) {
     if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
-    if (!run_segment(segment, prompt, prefix, rule, deadline, stats)) return false;
+    if (!run_segment(segment, prefix, rule, deadline, stats)) return false;
     apply_slate_rules(bundle_.exit_of(segment), rule);
     compact();
   }
@@ -128,13 +127,13 @@ bool Slate::run_part(const Prompt& prompt, PrefixCache& prefix, const StopRule& 
 }
 
 // Runs a segment for the active candidates, in as many passes as they need. Returns false if the deadline passed.
-bool Slate::run_segment(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const StopRule& rule,
-                        const Deadline& deadline, SlateStats& stats) {
+bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                        SlateStats& stats) {
   const Segment& graph = bundle_.variant().segments[segment];
   split();
   const std::size_t passes = chunks_.size() - 1;
   if (passes > 1 && graph.first && !graph.last) hidden_.reserve(positions_.size());
-  const std::size_t done = run_chunks(segment, prompt, prefix, deadline);
+  const std::size_t done = run_chunks(segment, prefix, deadline);
   if (passes == 1 && done == 1) hidden_.take_output();  // then every later segment takes one pass, too
   read_chunks(segment, chunks_[done], rule);
   stats.candidate_layers += graph.layers() * chunks_[done];
@@ -154,37 +153,30 @@ void Slate::split() {
   chunks_.push_back(active_.size());
 }
 
-// Returns how many passes have run: all, or those that began before the deadline. Several at a time while there is one for every
-// thread; the rest one by one, each in all threads.
-std::size_t Slate::run_chunks(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const Deadline& deadline) {
-  const std::size_t passes = chunks_.size() - 1, lanes = backend_.concurrency();
-  const std::size_t together = lanes > 1 ? passes / lanes * lanes : 0;
+// Returns how many passes have run: all, or those that began before the deadline. Side by side, if that keeps the threads busy;
+// else one by one, each in all threads. Not behind a prefix: after its pass the pool's threads spin for a while beside them.
+std::size_t Slate::run_chunks(std::size_t segment, const PrefixCache& prefix, const Deadline& deadline) {
+  constexpr std::size_t passes_per_lane = 4;
+  const std::size_t passes = chunks_.size() - 1, threads = backend_.concurrency();
+  const bool alone = prefix.tokens() != 0 || bundle_.vectors() != nullptr || passes < passes_per_lane * threads;
+  const std::size_t lanes = alone ? 1 : threads;
   rows_.resize(active_.size());
   logits_.resize(2 * active_.size());
-  std::size_t done = 0;
-  if (together != 0) {
-    hidden_.set_lanes(lanes);
-    while (more_vectors_.size() + 1 < lanes) more_vectors_.emplace_back(bundle_);
-    for (VectorRows& vectors : more_vectors_) vectors.begin(prompt);
-    std::atomic<std::size_t> next{0};
-    run_in_threads(lanes, [&](std::size_t lane) {
-      VectorRows& vectors = lane == 0 ? vectors_ : more_vectors_[lane - 1];
-      while (!deadline.expired()) {
-        const std::size_t chunk = next++;
-        if (chunk >= together) return;
-        try {
-          run_chunk(segment, chunk, prefix, vectors, lanes, lane);
-        } catch (...) {
-          next = together;
-          throw;
-        }
+  hidden_.set_lanes(lanes);
+  std::atomic<std::size_t> next{0};
+  run_in_threads(lanes, [&](std::size_t lane) {
+    while (!deadline.expired()) {
+      const std::size_t chunk = next++;
+      if (chunk >= passes) return;
+      try {
+        run_chunk(segment, chunk, prefix, lanes, lane);
+      } catch (...) {
+        next = passes;
+        throw;
       }
-    });
-    done = std::min(next.load(), together);
-    if (done < together) return done;
-  }
-  for (; done < passes && !deadline.expired(); ++done) run_chunk(segment, done, prefix, vectors_, 1, 0);
-  return done;
+    }
+  });
+  return std::min(next.load(), passes);
 }
 
 // Applies the exit rule to active candidates [0, end), whose logits are in logits_.
@@ -234,8 +226,7 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
 }
 
 // Fills rows_ and logits_ of the chunk's candidates. `lanes`: how many passes run at a time; `lane`: which of them this is.
-void Slate::run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, VectorRows& vectors, std::size_t lanes,
-                      std::size_t lane) {
+void Slate::run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, std::size_t lanes, std::size_t lane) {
   const Segment& graph = bundle_.variant().segments[segment];
   const std::size_t begin = chunks_[chunk], end = chunks_[chunk + 1], first = active_[begin].begin;
   for (std::size_t i = begin; i < end; ++i)
@@ -246,7 +237,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache&
   pass.prefix = prefix.tokens();
   pass.rows = end - begin;
   if (graph.first) {
-    vectors.set_inputs(token_ids_.data() + first, pass);
+    vectors_.set_inputs(token_ids_.data() + first, pass);
   } else {
     pass.hidden_in = hidden_.input(first);
   }
@@ -340,9 +331,7 @@ void Slate::compact() {
 }
 
 std::size_t Slate::memory() const noexcept {
-  std::size_t vectors = 0;
-  for (const VectorRows& more : more_vectors_) vectors += more.memory();
-  return vectors + chunks_.capacity() * sizeof(std::size_t) + stops_.memory() + equal_.memory() + hidden_.bytes() +
+  return chunks_.capacity() * sizeof(std::size_t) + stops_.memory() + equal_.memory() + hidden_.bytes() +
          active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
          entering_.capacity() * sizeof(std::uint32_t) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +

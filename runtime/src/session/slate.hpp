@@ -136,8 +136,8 @@ class Slate {
   // Candidates with the same tokens get the same log-odds at every exit of a segment, to the bit, if they run in the same part
   // and the first of them gets there.
   //
-  // Where the backend runs several passes at a time, they run in threads of their own for the length of a segment. Their answers
-  // are those of passes one after another, to the bit.
+  // An encoder's passes, if they are many and the backend can, run side by side in threads of their own for the length of a
+  // segment. Their answers are those of passes one after another, to the bit.
   //
   // If the candidates' hidden states together exceed hidden_bytes, the slate runs in consecutive parts, each to its end. A rule
   // of the whole slate needs all candidates at an exit: throws REXIT_TOO_LONG then.
@@ -154,15 +154,14 @@ class Slate {
 
   void begin_zero(const float* zero, const StopRule& rule);
   std::size_t part_end(const Prompt& prompt, std::size_t begin) const;
-  bool run_part(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
-  bool run_segment(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const StopRule& rule,
-                   const Deadline& deadline, SlateStats& stats);
+  bool run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
+  bool run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                   SlateStats& stats);
   void pack(const Prompt& prompt, std::size_t begin, std::size_t end);
   bool deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const;
   void split();
-  std::size_t run_chunks(std::size_t segment, const Prompt& prompt, const PrefixCache& prefix, const Deadline& deadline);
-  void run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, VectorRows& vectors, std::size_t lanes,
-                 std::size_t lane);
+  std::size_t run_chunks(std::size_t segment, const PrefixCache& prefix, const Deadline& deadline);
+  void run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache& prefix, std::size_t lanes, std::size_t lane);
   void read_chunks(std::size_t segment, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
   void apply_exit_rule(const Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
@@ -182,9 +181,8 @@ class Slate {
   std::vector<float> log_odds_;      // [candidates, exits] so far, if the policy reads earlier heads
   std::vector<std::size_t> chunks_;  // where each pass of the running segment begins in active_, and where the last one ends
   std::vector<std::int64_t> token_ids_, positions_, groups_;
-  std::vector<std::int64_t> rows_;        // by active candidate: its last token's in its pass
-  std::vector<float> logits_;             // [active candidates, 2]
-  std::vector<VectorRows> more_vectors_;  // of the lanes behind the first
+  std::vector<std::int64_t> rows_;  // by active candidate: its last token's in its pass
+  std::vector<float> logits_;       // [active candidates, 2]
   HiddenStates hidden_;
   std::vector<RowMove> moves_;
 };

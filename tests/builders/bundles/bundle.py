@@ -42,8 +42,8 @@ class BundleOptions:
 
     catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
     a catalog's own folder and not in a bundle. exits: depths, the last of them the model's; exit zero comes before them if
-    the catalog's program has numbers. max_tokens: the limit of cpu-fp32. precision: what cpu-fp32 says that it is; its graphs
-    are in float32 all the same. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
+    the catalog's program has numbers. max_tokens: the limit of cpu-
+    fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
     `builders.bundles.variants.KINDS`.
     """
 
@@ -51,7 +51,6 @@ class BundleOptions:
     splits: dict[str, Any] = field(default_factory=dict)
     exits: tuple[int, ...] = EXITS
     max_tokens: int = MAX_TOKENS
-    precision: str = "fp32"
     golden: dict[str, NDArray[Any]] | None = None
     variants: tuple[str, ...] = ()
 
@@ -71,7 +70,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         variant / "variant.json",
         {
             **{"schema": SCHEMA, "producer": "tiny", "name": "cpu-fp32"},
-            **{"target": "cpu", "precision": options.precision},
+            **{"target": "cpu", "precision": "fp32"},
             **{"backend": "onnxruntime", "opset": 17, "catalog_sha256": "", "checkpoint_sha256": "f" * 64},
             "limits": {"max_tokens": options.max_tokens, "max_positions": POSITIONS},
             "segments": segments,

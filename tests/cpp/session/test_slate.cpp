@@ -18,16 +18,16 @@ namespace {
 class SlateTest : public SlateFixture {
  protected:
   // Candidates of two tokens: 50, and the log-odds to have at every exit.
-  Prompt prompt(const std::vector<std::int32_t>& log_odds) {
+  Prompt prompt(const std::vector<std::int32_t>& log_odds, std::size_t prefix_tokens = 3) {
     Prompt slate_prompt;
-    slate_prompt.tokens = {1, 2, 3};
-    slate_prompt.offsets = {0, 3};
+    for (std::size_t t = 0; t < prefix_tokens; ++t) slate_prompt.tokens.push_back(static_cast<std::int32_t>(t + 1));
+    slate_prompt.offsets = {0, prefix_tokens};
     for (const std::int32_t z : log_odds) {
       slate_prompt.tokens.push_back(50);
       slate_prompt.tokens.push_back(z);
       slate_prompt.offsets.push_back(slate_prompt.tokens.size());
     }
-    prefix.set_current(slate_prompt.tokens.data(), 3);
+    prefix.set_current(slate_prompt.tokens.data(), prefix_tokens);
     return slate_prompt;
   }
 
@@ -90,18 +90,18 @@ TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
 }
 
-// Three passes and two threads: two at a time, each waiting for the other, and the third alone.
-TEST_F(SlateTest, PassesRunSideBySide) {
+// Eight passes and two threads: two at a time, each waiting for the other.
+TEST_F(SlateTest, ManyPassesWithoutAPrefixRunSideBySide) {
   const Policy policy = thresholds({9, 5, never});
   std::vector<std::int32_t> log_odds;
-  for (std::int32_t i = 0; i < 36; ++i) log_odds.push_back(i % 5);
-  const Prompt slate_prompt = prompt(log_odds);
+  for (std::int32_t i = 0; i < 96; ++i) log_odds.push_back(i % 5);
+  const Prompt slate_prompt = prompt(log_odds, 0);
   const std::vector<Answer> one_by_one = run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   backend.passes.clear();
   backend.threads = 2;
   std::atomic<std::size_t> together{0};
   backend.before = [&](const Pass& pass) {
-    if (pass.side_by_side != 2) return;
+    EXPECT_EQ(pass.side_by_side, 2u);
     const std::size_t needed = together++ / 2 * 2 + 2;
     for (int waits = 0; together < needed && waits < 5000; ++waits) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     EXPECT_GE(together, needed);
@@ -113,20 +113,29 @@ TEST_F(SlateTest, PassesRunSideBySide) {
     EXPECT_EQ(answers[i].log_odds, one_by_one[i].log_odds) << i;
   }
   EXPECT_EQ(concurrent.candidate_layers, stats.candidate_layers);
-  ASSERT_EQ(backend.passes.size(), 9u);
-  for (std::size_t n = 0; n < 9; ++n) EXPECT_EQ(backend.passes[n].side_by_side, n % 3 == 2 ? 1u : 2u) << n;
+  ASSERT_EQ(backend.passes.size(), 24u);
   EXPECT_NE(backend.passes[0].thread, backend.passes[1].thread);
-  EXPECT_EQ(backend.passes[2].thread, std::this_thread::get_id());
+}
+
+TEST_F(SlateTest, FewPassesAndThoseBehindAPrefixRunOneByOne) {
+  const Policy policy = thresholds({never, never, never});
+  backend.threads = 2;
+  run_slate(slate, prompt(std::vector<std::int32_t>(84, 1), 0), prefix, {&policy, 0}, Deadline({}, 0), stats);  // seven
+  run_slate(slate, prompt(std::vector<std::int32_t>(96, 1)), prefix, {&policy, 0}, Deadline({}, 0), stats);
+  EXPECT_EQ(backend.passes.size(), 7u + 8);
+  for (const auto& pass : backend.passes) {
+    EXPECT_EQ(pass.side_by_side, 1u);
+    EXPECT_EQ(pass.thread, std::this_thread::get_id());
+  }
 }
 
 TEST_F(SlateTest, PassesSideBySideEndWithTheDeadlineAndWithAnError) {
   const Policy policy = thresholds({never, never, never});
-  const Prompt slate_prompt = prompt(std::vector<std::int32_t>(48, 1));  // four passes
-  prefix.deepen();
+  const Prompt slate_prompt = prompt(std::vector<std::int32_t>(96, 1), 0);
   backend.threads = 2;
   backend.before = [](const Pass&) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); };
   const auto& answers = run_slate(slate, slate_prompt, prefix, {&policy, 0}, Deadline(Clock::now(), 100'000), stats);
-  for (std::size_t i = 0; i < 48; ++i) EXPECT_EQ(answers[i].cut_short, i >= 24) << i;
+  for (std::size_t i = 0; i < 96; ++i) EXPECT_EQ(answers[i].cut_short, i >= 24) << i;
   EXPECT_EQ(stats.candidate_layers, 24u);
 
   std::atomic<int> runs{0};
