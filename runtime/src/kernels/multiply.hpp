@@ -105,8 +105,8 @@ REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size
 }
 
 // c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows need not be adjacent. V * 6 sums stay in registers. If n is not a
-// multiple of W, a row of c ends in a vector with the last W columns, which overlaps the vector before it (see column_of). So it
-// reads nothing beyond b's rows. With Bfloat16Pairs an element of a and b is a pair, and of c a float.
+// multiple of W, a row of c ends in a vector with the last W columns, some of which the vector before it has, too. So it reads
+// nothing beyond b's rows. With Bfloat16Pairs an element of a and b is a pair, and of c a float.
 template <int W, int V, class Product = FloatProduct<W>>
 REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
                            std::size_t n, float* c, std::size_t c_stride, bool add) {
@@ -114,13 +114,6 @@ REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float*
   for (; r + 6 <= rows; r += 6) multiply_rows<W, 6, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
   for (; r + 3 <= rows; r += 3) multiply_rows<W, 3, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
   for (; r < rows; ++r) multiply_rows<W, 1, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
-}
-
-// The position of column i of n in a row of `multiply`'s c.
-template <int W>
-REXIT_INLINE std::size_t column_of(std::size_t i, std::size_t n) {
-  const std::size_t whole = n / W * W;
-  return i < whole ? i : round_up(n, W) - n + i;
 }
 
 }  // namespace rexit::core::kernels

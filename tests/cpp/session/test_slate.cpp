@@ -141,6 +141,7 @@ TEST_F(SlateTest, PassesSideBySideEndWithTheDeadlineAndWithAnError) {
   std::atomic<int> runs{0};
   backend.before = [&](const Pass&) {
     if (++runs == 2) fail(REXIT_BACKEND_FAILED, "the second pass");
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // long enough for the error to be seen
   };
   refused<Error>([&] { run_slate(slate, slate_prompt, prefix, {&policy, 0}, Deadline({}, 0), stats); }, REXIT_BACKEND_FAILED,
                  "the second pass");

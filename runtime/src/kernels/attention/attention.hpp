@@ -146,29 +146,33 @@ REXIT_INLINE typename Lanes<W>::Floats operand(const SlateAttention& attention, 
 }
 
 // Packs W columns, `count` of them keys and the others 0: `key(c, at)` loads W numbers of column c, from row `at`.
-template <int W, class Key>
-REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, float* to, const Key& key) {
-  using L = Lanes<W>;
-  const SlateAttention& attention = work.attention;
-  for (std::size_t d = 0; d < attention.dim; d += W) {
-    const std::size_t at = smaller_of(d, attention.dim - W);  // the last square may overlap the previous one
-    typename L::Floats square[W];
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? operand<W>(attention, key(c, at)) : typename L::Floats{};
-    transpose<W>(square);
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(attention.scale));
-  }
-}
+struct FloatKeys {
+  static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim; }
 
-template <int W>
+  template <int W, class Key>
+  static REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, float* to, const Key& key) {
+    using L = Lanes<W>;
+    const SlateAttention& attention = work.attention;
+    for (std::size_t d = 0; d < attention.dim; d += W) {
+      const std::size_t at = smaller_of(d, attention.dim - W);  // the last square may overlap the previous one
+      typename L::Floats square[W];
+#pragma GCC unroll 16
+      for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? operand<W>(attention, key(c, at)) : typename L::Floats{};
+      transpose<W>(square);
+#pragma GCC unroll 16
+      for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(attention.scale));
+    }
+  }
+};
+
+template <int W, class Keys>
 REXIT_INLINE void pack_keys(const AttentionWork& work, const PackTask& task) {
   const SlateAttention& attention = work.attention;
   for (std::size_t column = task.first; column < task.end(work.columns); column += W) {
-    float* to = work.keys + task.head * attention.dim * work.columns + column;
+    float* to = work.keys + task.head * Keys::depth(attention.dim) * work.columns + column;
     const std::size_t count = column < task.known() ? smaller_of(W, task.known() - column) : 0;
     if (task.is_past(column) && !task.is_past(column + W - 1)) {  // keys of both tensors
-      pack_square<W>(work, count, to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+      Keys::template pack_square<W>(work, count, to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
         const Stored& stored = task.is_past(column + c) ? attention.past_key : attention.key;
         typename Lanes<W>::Floats part;
         visit<W>(stored, attention.dim,
@@ -180,7 +184,7 @@ REXIT_INLINE void pack_keys(const AttentionWork& work, const PackTask& task) {
     const std::size_t row = task.row(column), step = task.row_step();
     visit<W>(task.is_past(column) ? attention.past_key : attention.key, attention.dim,
              [&](const auto& keys) __attribute__((always_inline)) {
-               pack_square<W>(work, count, to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+               Keys::template pack_square<W>(work, count, to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
                  return keys(row + c * step, at);
                });
              });
@@ -217,7 +221,7 @@ REXIT_INLINE void convert_values(const AttentionWork& work, const PackTask& task
 template <int W>
 REXIT_INLINE void pack(const AttentionWork& work, std::size_t i) {
   const PackTask task(work, i);
-  pack_keys<W>(work, task);
+  pack_keys<W, FloatKeys>(work, task);
   convert_values<W>(work, task);
 }
 
@@ -311,8 +315,11 @@ REXIT_INLINE void attend_tokens(const AttentionWork& work, std::size_t task) {
   mix_values<W, V>(work, block, memory);
   const std::size_t dim = work.attention.dim;
   for (std::size_t r = 0; r < block.rows; ++r) {
+    const float* mixed = memory.mixed + r * memory.width;
     float* out = work.attention.out + block.offset(r);
-    for (std::size_t d = 0; d < dim; ++d) out[d] = memory.mixed[r * memory.width + column_of<W>(d, dim)] / memory.sums[r];
+    const typename Lanes<W>::Floats sum = Lanes<W>::all(memory.sums[r]);
+    for (std::size_t d = 0; d < dim; d += W)  // the last vector may overlap the previous one: see multiply()
+      Lanes<W>::store(out + smaller_of(d, dim - W), Lanes<W>::load(mixed + d) / sum);
   }
 }
 
@@ -338,7 +345,7 @@ struct FloatOperands : VectorProducts<W, FloatProduct<W>> {
   static constexpr float lowest = -FLT_MAX;
 
   // Numbers of a query or key.
-  static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim; }
+  static REXIT_INLINE std::size_t depth(std::size_t dim) { return FloatKeys::depth(dim); }
   // Rows of values before the candidates'.
   static REXIT_INLINE std::size_t past_rows(std::size_t prefix) { return prefix; }
   // A candidate's rows of values: the first, and their number.
@@ -410,30 +417,26 @@ REXIT_INLINE void visit_position(const PackTask& task, const Stored& past, const
            [&](const auto& rows) __attribute__((always_inline)) { body(rows, task.row(position)); });
 }
 
-template <int W>
-REXIT_INLINE void pack_key_pairs(const AttentionWork& work, const PackTask& task) {
-  using L = Lanes<W>;
-  const SlateAttention& attention = work.attention;
-  const std::size_t dim = attention.dim;
-  float* keys = work.keys + task.head * (dim / 2) * work.columns;
-  for (std::size_t column = task.first; column < task.end(work.columns); column += W)
+// As FloatKeys, unscaled.
+struct PairKeys {
+  static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim / 2; }
+
+  template <int W, class Key>
+  static REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, float* to, const Key& key) {
+    using L = Lanes<W>;
+    const std::size_t dim = work.attention.dim;
     for (std::size_t d = 0; d < dim; d += 2 * W) {
       const std::size_t at = smaller_of(d, dim - 2 * W);  // the last square may overlap the previous one
       typename L::Floats square[W];
 #pragma GCC unroll 16
-      for (std::size_t c = 0; c < W; ++c) {
-        square[c] = typename L::Floats{};
-        if (column + c < task.known())
-          visit_position<W>(task, attention.past_key, attention.key, column + c,
-                            [&](const auto& rows, std::size_t row) __attribute__((always_inline)) {
-                              square[c] = Bfloat16Pairs<W>::join(rows(row, at), rows(row, at + W));
-                            });
-      }
+      for (std::size_t c = 0; c < W; ++c)
+        square[c] = c < count ? Bfloat16Pairs<W>::join(key(c, at), key(c, at + W)) : typename L::Floats{};
       transpose<W>(square);
 #pragma GCC unroll 16
-      for (std::size_t i = 0; i < W; ++i) L::store(keys + (at / 2 + i) * work.columns + column, square[i]);
+      for (std::size_t i = 0; i < W; ++i) L::store(to + (at / 2 + i) * work.columns, square[i]);
     }
-}
+  }
+};
 
 // Writes a row of pairs: the values of two positions, or of `first` and 0.
 template <int W>
@@ -482,7 +485,7 @@ REXIT_INLINE void pack_candidate_pairs(const AttentionWork& work, const PackTask
 template <int W>
 REXIT_INLINE void pack_pairs(const AttentionWork& work, std::size_t i) {
   const PackTask task(work, i);
-  pack_key_pairs<W>(work, task);
+  pack_keys<W, PairKeys>(work, task);
   pack_past_pairs<W>(work, task);
   pack_candidate_pairs<W>(work, task);
 }
@@ -495,7 +498,7 @@ struct PairOperands : VectorProducts<W, Bfloat16Pairs<W>> {
   static constexpr std::size_t step = 2 * W;
   static constexpr float lowest = -1e30F;  // still finite after the multiplication
 
-  static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim / 2; }
+  static REXIT_INLINE std::size_t depth(std::size_t dim) { return PairKeys::depth(dim); }
   static REXIT_INLINE std::size_t past_rows(std::size_t prefix) { return prefix / 2; }
   static REXIT_INLINE std::size_t first_row(const AttentionWork& work, std::size_t first) { return work.pair_begins[first]; }
   static REXIT_INLINE std::size_t candidate_rows(std::size_t prefix, std::size_t tokens) {
@@ -517,15 +520,15 @@ struct PairOperands : VectorProducts<W, Bfloat16Pairs<W>> {
     for (std::size_t c = visible; c < round_up(width, 2 * W); ++c) scores[c] = lowest;
     typename L::Floats maxima = L::all(lowest), sum{};
     for (std::size_t c = 0; c < width; c += W) maxima = L::larger(maxima, L::load(scores + c));
-    const typename L::Floats maximum = L::all(L::largest(maxima)), factor = L::all(attention.scale * log2_e);
+    const typename L::Floats factor = L::all(attention.scale * log2_e), highest = L::all(L::largest(maxima)) * factor;
     for (std::size_t c = 0; c < width; c += 2 * W) {
-      const typename L::Floats first = L::exp2((L::load(scores + c) - maximum) * factor);
-      const typename L::Floats second = L::exp2((L::load(scores + c + W) - maximum) * factor);
+      const typename L::Floats first = L::exp2(L::load(scores + c) * factor - highest);
+      const typename L::Floats second = L::exp2(L::load(scores + c + W) * factor - highest);
       L::store(scores + c / 2, Product::join(first, second));
       sum += first;
       sum += second;
     }
-    return L::sum(sum);
+    return L::sum_of_halves(sum);
   }
 };
 

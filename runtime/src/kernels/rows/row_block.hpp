@@ -58,7 +58,7 @@ REXIT_INLINE float rms_factor(const float* x, const RowWork& work) {
     const typename L::Floats numbers = L::load(x + i, count);
     squares += numbers * numbers;
   });
-  return 1 / __builtin_sqrtf(L::sum(squares) / static_cast<float>(work.width) + work.epsilon);
+  return 1 / __builtin_sqrtf(L::sum_of_halves(squares) / static_cast<float>(work.width) + work.epsilon);
 }
 
 struct RmsNormQuantizeRows {
@@ -94,13 +94,13 @@ struct LayerNormRows {
       sums += numbers;
       L::store(y + i, numbers, count);
     });
-    const float mean = L::sum(sums) / static_cast<float>(width);
+    const float mean = L::sum_of_halves(sums) / static_cast<float>(width);
     std::size_t tail = 0;
     for (; tail + W <= width; tail += W) {
       const typename L::Floats apart = L::load(y + tail) - L::all(mean);
       squares += apart * apart;
     }
-    float square = L::sum(squares);
+    float square = L::sum_of_halves(squares);
     for (; tail < width; ++tail) square += (y[tail] - mean) * (y[tail] - mean);
     const typename L::Floats norm = L::all(1 / __builtin_sqrtf(square / static_cast<float>(width) + work.epsilon));
     typename L::Ints maxima{};
