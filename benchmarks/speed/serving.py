@@ -7,7 +7,7 @@
 Claims with 100 documents, as encoders.py asks them but cut to 120 words, which no service cuts further, sent by so many clients,
 each of which waits for its answer and asks again. `rexit serve` answers with int8 at full depth; the peers are a service of
 CrossEncoder with OpenVINO's static int8 (peers/cross_encoder_service.py) and Infinity with ONNX Runtime's dynamic int8, the only
-int8 that it runs. --bundle adds a calibrated bundle of the model, whose int8 variant answers under its policy and reads SLATES'
+int8 that it runs. --bundle adds a calibrated bundle of the model, whose first variant with a policy answers and reads SLATES'
 `score.bm25` first. rexit and CrossEncoder run as one process that computes with all threads, and in as many parts as there are
 threads, with one thread: sessions of rexit, processes of the peer, between which clients are divided. One service runs at a time,
 all in turn in every round; the table has medians over rounds. Memory is the most that its processes had resident, start-up the
@@ -40,7 +40,7 @@ from rich.table import Table
 from rexit.errors import script
 from rexit.measure import machine
 
-PEER, BATCH, READY_S, WORDS = "st_openvino_static_int8", 32, 120, 120
+PEER, READY_S, WORDS = "st_openvino_static_int8", 120, 120
 FIGURES = ("answers/s", "p50 ms", "p99 ms")
 
 
@@ -72,7 +72,7 @@ class Running:
         return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
-def infinity(model: Path, work: Path, peers: Path) -> Service:
+def infinity(model: Path, work: Path, peers: Path, batch: int) -> Service:
     """Infinity with ONNX Runtime's dynamic int8, which it takes from the top of its own folder alone."""
     folder = work / "infinity"
     if not folder.exists():
@@ -80,23 +80,25 @@ def infinity(model: Path, work: Path, peers: Path) -> Service:
         for path in model.glob("*.json"):
             shutil.copy(path, folder)
         shutil.copy(model / "onnx" / str(SENTENCE_TRANSFORMERS["st_onnx_int8"][1]["file"]), folder / "model_quantized.onnx")
-    options = ("--engine", "optimum", "--onnx-disable-optimize", "--device", "cpu", "--batch-size", str(BATCH))
+    options = ("--engine", "optimum", "--onnx-disable-optimize", "--device", "cpu", "--batch-size", str(batch))
     program = str((peers / "infinity/bin/infinity_emb").absolute())
     return Service("Infinity, 1 process", (program, "v2", "--model-id", ".", *options, "--port", "PORT"), folder=folder)
 
 
-def services(model: Path, bundle: Path, policy: Path | None, python: Path, pairs: Path, threads: int) -> list[Service]:
+def services(
+    model: Path, bundle: Path, policy: Path | None, python: Path, pairs: Path, threads: int, batch: int
+) -> list[Service]:
     """Returns rexit and CrossEncoder with all threads for a request, and with one. policy: a calibrated bundle."""
     offered = []
     rexit = str(Path(sys.executable).with_name("rexit"))
     for sessions in (1, threads):
         options = ("--sessions", str(sessions), "--threads", str(threads // sessions), "--port", "PORT")
         parts = f"{sessions} x {threads // sessions} threads"
-        for way, folder in (("full depth", bundle), ("policy", policy)):
+        for way, folder, variant in (("full depth", bundle, ("--variant", "cpu-int8")), ("policy", policy, ())):
             if folder is not None:
-                command = (rexit, "serve", str(folder), "--variant", "cpu-int8", *options)
+                command = (rexit, "serve", str(folder), *variant, *options)
                 offered.append(Service(f"rexit, {way}, {parts}", command, has_scores=way == "policy"))
-        setup = {**SENTENCE_TRANSFORMERS[PEER][1], "model": str(model), "pairs": str(pairs), "batch": BATCH}
+        setup = {**SENTENCE_TRANSFORMERS[PEER][1], "model": str(model), "pairs": str(pairs), "batch": batch}
         setup["threads"] = threads // sessions
         program = str(Path(__file__).parent / "peers" / "cross_encoder_service.py")
         offered.append(Service(f"CrossEncoder, {parts}", (str(python), program, json.dumps(setup), "PORT"), sessions))
@@ -183,9 +185,9 @@ def main(args: argparse.Namespace) -> None:
     scored = [{**request, "scores": claim["scores"]} for request, claim in zip(plain, claims, strict=True)]
     bodies = {False: [json.dumps(row).encode() for row in plain], True: [json.dumps(row).encode() for row in scored]}
     python, work = args.peers.absolute() / SENTENCE_TRANSFORMERS[PEER][0] / "bin/python", work.absolute()
-    offered = services(work / "model", work / "bundle", args.bundle, python, work / "pairs", args.threads)
+    offered = services(work / "model", work / "bundle", args.bundle, python, work / "pairs", args.threads, args.batch)
     if (args.peers / "infinity").is_dir():
-        offered.append(infinity(work / "model", work, args.peers))
+        offered.append(infinity(work / "model", work, args.peers, args.batch))
     rounds: dict[str, list[dict[str, float]]] = {service.name: [] for service in offered}
     for n in range(args.rounds):
         for service in offered if n % 2 == 0 else offered[::-1]:
@@ -227,5 +229,6 @@ if __name__ == "__main__":
     parser.add_argument("--claims", type=int, default=64, help="different requests (64)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=32, help="pairs that a peer takes at a time (32)")
     parser.add_argument("--json", action="store_true")
     main(parser.parse_args())
