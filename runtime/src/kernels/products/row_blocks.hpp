@@ -6,7 +6,7 @@
 
 namespace rexit::core::kernels {
 
-constexpr std::size_t most_block_rows = 64;
+constexpr std::size_t most_block_rows = 48;
 
 struct RowBlocks {
   // Writes rows [begin, begin + count) of the product to `out` [count, width].
