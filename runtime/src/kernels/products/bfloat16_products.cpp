@@ -37,7 +37,7 @@ void multiply_activate_round_rows(Activation activation, const PanelProduct& pro
   const PanelRows of{product, task_of(with)};
   RowWork rows{nullptr, nullptr, nullptr, 0, {}, nullptr, out.values, out.rows, out.width};
   rows.activation = activation;
-  run_row_blocks({PanelRows::multiply, &of, rows, with.activate}, threads);
+  run_row_blocks({most_block_rows, PanelRows::multiply, &of, rows, with.activate}, threads);
 }
 
 void multiply_layer_norm_round_rows(const PanelProduct& product, const LayerNorm& norm, const RoundedRows& out,
@@ -45,7 +45,7 @@ void multiply_layer_norm_round_rows(const PanelProduct& product, const LayerNorm
   const PanelRows of{product, task_of(with)};
   RowWork rows{nullptr, norm.residual, norm.weight, norm.epsilon, {}, norm.y, out.values, out.rows, out.width};
   rows.bias = norm.bias;
-  run_row_blocks({PanelRows::multiply, &of, rows, with.layer_norm}, threads);
+  run_row_blocks({most_block_rows, PanelRows::multiply, &of, rows, with.layer_norm}, threads);
 }
 
 }  // namespace rexit::core::kernels

@@ -19,7 +19,7 @@ struct Int8ProductWork {
 };
 
 constexpr std::size_t int8_columns = 64;  // of all weights together
-// A panel of a weight is read from the core's private cache by all but the first rows of a block.
+// A panel of a weight is read from the core's private cache by all but the first rows of a block, whose rows are whole tiles.
 constexpr std::size_t int8_vector_rows = 48;
 
 // What differs between instruction sets.

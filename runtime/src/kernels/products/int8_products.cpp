@@ -1,5 +1,7 @@
 #include "kernels/products/int8_products.hpp"
 
+#include <algorithm>
+
 #include "base/checked.hpp"
 #include "kernels/products/int8_product_block.hpp"
 #include "kernels/products/row_blocks.hpp"
@@ -31,6 +33,8 @@ struct Int8Rows {
   }
 };
 
+std::size_t block_rows(const Table& with) { return std::min(with.int8->rows, most_block_rows); }
+
 }  // namespace
 
 void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const Addend& addend, float* out,
@@ -47,7 +51,7 @@ void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x
   if (out.rows >= 4 * most_block_rows) {
     const Int8Rows product{{x, gate, up, {}, nullptr, out.width, 0, 0}, multiply, panel};
     const RowWork rows{nullptr, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width};
-    return run_row_blocks({Int8Rows::multiply, &product, rows, with.quantize}, threads);
+    return run_row_blocks({block_rows(with), Int8Rows::multiply, &product, rows, with.quantize}, threads);
   }
   const Threads::Scratch scratch(threads, product(out.rows, out.width, sizeof(float)));
   auto* gated = reinterpret_cast<float*>(scratch.data());
@@ -62,7 +66,7 @@ void multiply_activate_quantize_rows(Activation activation, const QuantizedInput
   RowWork rows{nullptr, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width};
   rows.activation = activation;
   rows.factor = factor;
-  run_row_blocks({Int8Rows::multiply, &product, rows, with.activate}, threads);
+  run_row_blocks({block_rows(with), Int8Rows::multiply, &product, rows, with.activate}, threads);
 }
 
 void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeight& weight, const float* bias,
@@ -72,7 +76,7 @@ void multiply_layer_norm_quantize_rows(const QuantizedInput& x, const PackedWeig
   RowWork rows{nullptr, norm.residual, norm.weight, norm.epsilon, out, norm.y, nullptr, out.rows, out.width};
   rows.bias = norm.bias;
   rows.factor = norm.factor;
-  run_row_blocks({Int8Rows::multiply, &product, rows, with.layer_norm}, threads);
+  run_row_blocks({block_rows(with), Int8Rows::multiply, &product, rows, with.layer_norm}, threads);
 }
 
 }  // namespace rexit::core::kernels

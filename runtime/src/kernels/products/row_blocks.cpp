@@ -35,7 +35,7 @@ void run_row_blocks(const RowBlocks& blocks, const Threads& threads) {
   // Some tasks also for few rows, of whole tiles.
   constexpr std::size_t tasks = 8, tile = 16;
   const std::size_t rows = blocks.rows.rows, least = std::max<std::size_t>(1, ceil_div(rows, tasks));
-  BlocksWork work{blocks, std::min(most_block_rows, round_up(least, tile))};
+  BlocksWork work{blocks, std::min(blocks.block_rows, round_up(least, tile))};
   threads.run(run_block, ceil_div(rows, work.size), &work);
 }
 

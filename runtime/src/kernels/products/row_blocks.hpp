@@ -6,9 +6,10 @@
 
 namespace rexit::core::kernels {
 
-constexpr std::size_t most_block_rows = 48;
+constexpr std::size_t most_block_rows = 64;
 
 struct RowBlocks {
+  std::size_t block_rows;  // of a block, at most
   // Writes rows [begin, begin + count) of the product to `out` [count, width].
   void (*multiply)(const void* product, std::size_t begin, std::size_t count, float* out);
   const void* product;
