@@ -157,9 +157,9 @@ struct Lanes {
     return select(tiny, Floats{}, p * reinterpret_cast<Floats>(power));
   }
 
-  // With an error below 9e-7, and of a GELU below 1e-6: x times a polynomial of degree 13 in x^2, fitted so that the GELU's largest
-  // error is least and that erf is 1 from the limit on, to the bit. Neighbours are summed first: in Horner's order each step would
-  // wait for the one before.
+  // With an error below 9e-7, and of a GELU below 1e-6: x times a polynomial of degree 13 in x^2, fitted so that the GELU's
+  // largest error is least and that erf is 1 from the limit on, to the bit. Neighbours are summed first: in Horner's order each
+  // step would wait for the one before.
   static REXIT_INLINE Floats erf(Floats x) {
     constexpr float limit = 3.708984375F;  // its square times the factor below is 2 to the bit
     x = larger(all(-limit), smaller(all(limit), x));
@@ -171,7 +171,8 @@ struct Lanes {
     return x * (p0 + p2 * s2 + s4 * (p4 + p6 * s2 + s4 * (p8 + p10 * s2 + s4 * p12)));
   }
 
-  // 2^x for |x| <= 1/2 with a relative error below 3e-6, a thousandth of bfloat16's: the polynomial of degree 4 with the smallest.
+  // 2^x for |x| <= 1/2 with a relative error below 3e-6, a thousandth of bfloat16's: the polynomial of degree 4 with the
+  // smallest.
   static REXIT_INLINE Floats exp2_near_zero(Floats x) {
     Floats p = all(0.00957010221F);
     p = p * x + all(0.0559178591F);

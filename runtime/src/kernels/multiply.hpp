@@ -103,7 +103,8 @@ REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size
   std::size_t begin = 0;
   for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
   if constexpr (V > 2)
-    for (; begin + 2 * W <= n; begin += 2 * W) multiply_tile<W, R, 2, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+    for (; begin + 2 * W <= n; begin += 2 * W)
+      multiply_tile<W, R, 2, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
   for (; begin + W <= n; begin += W) multiply_tile<W, R, 1, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
   if (begin < n) multiply_tile<W, R, 1, Product>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
 }
