@@ -145,10 +145,12 @@ REXIT_INLINE typename Lanes<W>::Floats operand(const SlateAttention& attention, 
   return attention.bfloat16 ? Lanes<W>::to_bfloat16(x) : x;
 }
 
-// Packs W columns, `count` of them keys and the others 0: `key(c, at)` loads W numbers of column c, from row `at`.
+// How keys lie in memory as products read them.
 struct FloatKeys {
+  // Rows of a packed key.
   static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim; }
 
+  // Packs W columns, `count` of them keys and the others 0: `key(c, at)` loads W numbers of column c, from row `at`.
   template <int W, class Key>
   static REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, float* to, const Key& key) {
     using L = Lanes<W>;
@@ -339,13 +341,11 @@ struct VectorProducts {
 
 // Products of floats; with SlateAttention::bfloat16 of floats rounded to it.
 template <int W>
-struct FloatOperands : VectorProducts<W, FloatProduct<W>> {
+struct FloatOperands : VectorProducts<W, FloatProduct<W>>, FloatKeys {
   using L = Lanes<W>;
   static constexpr std::size_t step = W;  // scores are stored in multiples of it
   static constexpr float lowest = -FLT_MAX;
 
-  // Numbers of a query or key.
-  static REXIT_INLINE std::size_t depth(std::size_t dim) { return FloatKeys::depth(dim); }
   // Rows of values before the candidates'.
   static REXIT_INLINE std::size_t past_rows(std::size_t prefix) { return prefix; }
   // A candidate's rows of values: the first, and their number.
@@ -492,13 +492,12 @@ REXIT_INLINE void pack_pairs(const AttentionWork& work, std::size_t i) {
 
 // Products of pairs; they need an even dim >= 2 * W. See FloatOperands.
 template <int W>
-struct PairOperands : VectorProducts<W, Bfloat16Pairs<W>> {
+struct PairOperands : VectorProducts<W, Bfloat16Pairs<W>>, PairKeys {
   using L = Lanes<W>;
   using Product = Bfloat16Pairs<W>;
   static constexpr std::size_t step = 2 * W;
   static constexpr float lowest = -1e30F;  // still finite after the multiplication
 
-  static REXIT_INLINE std::size_t depth(std::size_t dim) { return PairKeys::depth(dim); }
   static REXIT_INLINE std::size_t past_rows(std::size_t prefix) { return prefix / 2; }
   static REXIT_INLINE std::size_t first_row(const AttentionWork& work, std::size_t first) { return work.pair_begins[first]; }
   static REXIT_INLINE std::size_t candidate_rows(std::size_t prefix, std::size_t tokens) {
