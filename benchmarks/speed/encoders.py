@@ -72,7 +72,7 @@ def write_model(source: Path, shape: str | None, folder: Path) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=MAX_LENGTH)
     if shape is None:
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("exit*"))  # heads of `rexit train`, which only rexit reads
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("exit*"))  # of `rexit train`; peers have the own head alone
     else:
         family, sizes = SHAPES[shape]
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
