@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import bundle
-from rexit.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant, Vectors
+from rexit.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant
 from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.manifest import TOKENIZER, WORD_PIECES
 from rexit.bundle.variant import Limits
-from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
@@ -93,9 +92,9 @@ class Draft:
             derived = derive_segment(segment, base.folder, self.target, self.folder, rows, self.on_pass)
             self._add(derived, report.parameters, began)
 
-    def chain(self, max_tokens: int, vectors: Vectors | None, kernels: bool = False) -> Chain:
+    def chain(self, max_tokens: int, kernels: bool = False) -> Chain:
         """Opens the graphs in ONNX Runtime. kernels: see `Chain`. Raises BackendError."""
-        return Chain(self.folder, self.segments, max_tokens, vectors, kernels)
+        return Chain(self.folder, self.segments, max_tokens, kernels)
 
     def write(
         self,
@@ -255,7 +254,7 @@ def write_manifest(
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
     names = [] if tokens else [f"catalog/{path.name}" for path in sorted((folder / "catalog").iterdir())]
     names += [f"variants/{name}/variant.json" for name in variants]
-    names += [name for name in (VECTORS_FILE, TOKENIZER, WORD_PIECES, ZERO) if (folder / name).is_file()]
+    names += [name for name in (TOKENIZER, WORD_PIECES, ZERO) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
     manifest = Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, roles=roles, files=entries)
     manifest.write(folder)

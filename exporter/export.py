@@ -26,10 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rexit.bundle import Catalog, Manifest, Model, Vectors, new_folder, sole_writer
+from rexit.bundle import Catalog, Manifest, Model, new_folder, sole_writer
 from rexit.bundle.catalog import ZERO
 from rexit.bundle.golden import GoldenSlate
-from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import InputError, ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_tokenizer, model_of, token_requests, write_manifest
@@ -38,11 +37,10 @@ from rexit.exporter.gate import parity
 from rexit.exporter.gate.parity import golden_slates
 from rexit.exporter.gate.quality import Judge, Judged, Prompts, judge
 from rexit.exporter.graph.chain import Activations, Chain, sample
-from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
+from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model import rotation
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.prompt_vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, zero_of
@@ -126,7 +124,7 @@ def export_bundle(
         golden, zero = _reference(loaded, folder, options, progress)
         preflight.check_same_zero(out, old, folder / ZERO)
         clock.lap("reference")
-        if loaded.turn is not None:  # all precisions are rotated, as they share the vectors, too
+        if loaded.turn is not None:  # all precisions are rotated, as they share the base
             rotation.rotate(loaded.checkpoint.decoder, loaded.checkpoint.heads, loaded.turn)
         clock.lap("rotation")
         targets = [target for target in targets if target.variant not in loaded.samples.refused]
@@ -198,8 +196,8 @@ class _Samples:
 class _Loaded:
     """A checkpoint and its slates, which fit together.
 
-    model, exits: of the manifest. catalog_sha256: None without a catalog. vocabulary: ids from it on are vectors; None: prompts
-    have none. unrotated: why the model cannot be rotated; None if it can, by `turn`.
+    model, exits: of the manifest. catalog_sha256: None without a catalog. unrotated: why the model cannot be rotated; None if it
+    can, by `turn`.
     """
 
     checkpoint: Checkpoint
@@ -207,10 +205,8 @@ class _Loaded:
     model: Model
     exits: tuple[int, ...]
     catalog_sha256: str | None
-    vocabulary: int | None
     unrotated: str | None
     turn: Tensor | None
-    vectors: Vectors | None
 
     def modules(self, exits: Sequence[int]) -> list[SegmentModule]:
         """Returns the segments between some of the checkpoint's exits, which share its weights."""
@@ -218,10 +214,7 @@ class _Loaded:
         modules: list[SegmentModule] = []
         for begin, end in itertools.pairwise((0, *exits)):
             k = self.checkpoint.exits.index(end)
-            if begin == 0 and self.vocabulary is not None:
-                modules.append(SegmentWithVectors(decoder, heads, k, end, self.vocabulary).eval())
-            else:
-                modules.append(SegmentModule(decoder, heads, k, begin, end).eval())
+            modules.append(SegmentModule(decoder, heads, k, begin, end).eval())
         return modules
 
 
@@ -255,19 +248,14 @@ def _load(
     has_zero = bool(source.score_names if isinstance(source, SlatesFile) else source.numbers)
     exits = (0, *loaded.exits) if has_zero else loaded.exits
     preflight.check_same_origin(out, old, model, exits, catalog_sha256, loaded.reranker)
-    ids = catalog.vector_ids if catalog else None
     unrotated = rotation.obstacle(loaded.decoder)
     turn = None if unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
-    vectors = None
-    if catalog and loaded.projectors is not None:
-        vectors = Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), turn)
-    vocabulary = ids.vocabulary if ids else None
-    fitting = _Loaded(loaded, samples, model, exits, catalog_sha256, vocabulary, unrotated, turn, vectors)
+    fitting = _Loaded(loaded, samples, model, exits, catalog_sha256, unrotated, turn)
     parameters = sum(p.numel() for module in fitting.modules(loaded.exits) for p in module.parameters())
     base = targets[0].base or targets[0]
     weights = parameters * (4 + 2 * sum(target is not base for target in targets))
     tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
-    preflight.check_space(out, weights + tables + (vectors.bytes if vectors else 0), "the bundle needs about")
+    preflight.check_space(out, weights + tables, "the bundle needs about")
     return fitting
 
 
@@ -279,7 +267,7 @@ def _reference(
     source, checkpoint = loaded.samples.source, loaded.checkpoint
     slates = draw(cut(source, "validation"), options.golden_slates)
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
-    golden = golden_slates(model, source, tracked(slates, "reference", progress), loaded.vectors, loaded.turn)
+    golden = golden_slates(model, source, tracked(slates, "reference", progress))
     if not isinstance(source, SlatesFile) or not source.score_names:
         return golden, zero_of(source, slates)
 
@@ -336,7 +324,7 @@ class _Base:
         """Traces the segments between exits. golden: with PyTorch's log-odds at these. Raises ParityError, CheckpointError."""
         draft.trace(loaded.modules(exits))
         clock.lap("segments")
-        chain = draft.chain(options.max_tokens, loaded.vectors)
+        chain = draft.chain(options.max_tokens)
         differences, pairs = parity.compare(chain, tracked(golden, "parity", progress))
         parity.check(differences, exits, options.tolerance)
         clock.lap("parity")
@@ -369,7 +357,7 @@ def _judged(
     prompts, depths, golden = loaded.samples.prompts, loaded.checkpoint.exits, base.exact.slates
 
     def deployed(draft: Draft) -> Chain:
-        return draft.chain(options.max_tokens, loaded.vectors, kernels=True)
+        return draft.chain(options.max_tokens, kernels=True)
 
     judges = prompts and Judge(deployed(base.draft), depths, prompts, progress)
     passed, refused = [], dict[str, ParityError]()
@@ -396,7 +384,7 @@ def _judged(
                 clock.lap("variants")
                 quality = judges.assess(target, deployed(draft), left_out)
             quality.check(options.accept_loss)
-            own = draft.chain(options.max_tokens, loaded.vectors)
+            own = draft.chain(options.max_tokens)
             passed.append((draft, judge(target, own, golden, quality)))
         except ParityError as exc:
             refused[target.variant] = exc
@@ -417,8 +405,6 @@ def _write(
             shutil.copyfile(source.path / name, folder / "catalog" / name)
     if options.with_tokenizer:
         copy_tokenizer(checkpoint, folder)
-    if loaded.vectors:
-        loaded.vectors.write(folder / VECTORS_FILE)
     names, gone = carry_over(out, old, folder, variants)
     tokens = token_requests(source, checkpoint)
     write_manifest(folder, loaded.model, loaded.exits, names, checkpoint.reranker, tokens, checkpoint.roles)

@@ -26,7 +26,6 @@ import polars as pl
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, to_json
-from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import catalog_files
@@ -34,7 +33,7 @@ from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_un
 from rexit.exporter.catalog.catalog_files import check_place, seal, write_splits, write_tables
 from rexit.exporter.catalog.input_columns import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
-from rexit.exporter.catalog.source_tables import Encoded, extended_vectors, write_vectors
+from rexit.exporter.catalog.source_tables import Vectors, extended_vectors
 from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, ExtendedPieces, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
@@ -129,7 +128,7 @@ class _Tables:
     interactions: pl.DataFrame
     fields: Mapping[str, catalog_files.Tensors]
     pieces: catalog_files.Tensors
-    vectors: Encoded
+    vectors: Vectors
     space: fold_in.Space
     lists: Lists | None
     neighbours: int
@@ -215,17 +214,14 @@ def _with_tables(
     if options.zero is not None:
         Graph(options.zero, len(compiled.prompt["numbers"]))
     info = _info(data, language, compiled, options)
-    if (ids := VectorIds.of(info, str(template.path))) and ids.too_many:
-        raise InputError(f"{template.path}: {ids.too_many}")
     retriever, about = _trained(folder, data, embeddings, options, progress)
     info |= about
     half = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.items, retriever.fold_in))
-    space = fold_in.placed_by_vectors(fold_in.Space(*half), [*{**compiled.encoded, **compiled.vectors}.values()])
+    space = fold_in.placed_by_vectors(fold_in.Space(*half), [*compiled.vectors.values()])
     del retriever, embeddings  # float32 copies
     lists = Lists.needed(space.users, progress)
     if lists is not None:
         info["embedding"]["probes"] = lists.probes
-    info |= write_vectors(folder, compiled.encoded)
     parts = _Tables(
         {"user": data.users["id"], "item": data.items["id"]},
         data.interactions,
@@ -397,7 +393,7 @@ def _extended(
     }
     items = entities["item"]
     read = {name: old.item_table[VECTOR + name] for name in old.vector_columns}
-    vectors = extended_vectors({**old.encoded, **read}, items.texts, items.text_rows, items.old_rows, len(items.ids))
+    vectors = extended_vectors(read, items.texts, items.text_rows, items.old_rows, len(items.ids))
     data = merge(old, frame, entities, options, files.interactions)
     progress("tables", 1, 1)
     progress("fold in", 0, 1)
@@ -410,13 +406,9 @@ def _extended(
     rated = np.bincount(data.interactions["item"].to_numpy(), minlength=len(items.ids)) > 0
     unplaced = int((rated & ~nonzero_rows(space.items)).sum())
     ids = {what: part.ids for what, part in entities.items()}
-    own = {name: vectors[name] for name in read}
     neighbours = int(old.user_table["similar"].shape[1])
-    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours)
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), vectors, space, lists, neighbours)
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
-    if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
-        raise InputError(f"{old.path}: {vector_ids.too_many}")
-    info |= write_vectors(folder, {name: vectors[name] for name in old.encoded})
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)
     catalog = write_tables(folder, info, parts.content(progress))

@@ -205,7 +205,7 @@ class LightGCNOptions:
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
-        from rexit.bundle.vectors import MAX_WIDTH  # with NumPy, which the command line does without
+        from rexit.bundle.catalog import MAX_WIDTH  # with NumPy, which the command line does without
 
         for name in ("dim", "layers", "patience", "negatives"):
             _check_positive(name, getattr(self, name))

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
-from rexit.bundle.vectors import USER
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
@@ -97,7 +96,6 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
             f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns. Most of them may "
             f"come from {mostly}"
         )
-    check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
 
@@ -145,11 +143,6 @@ def labels_of(catalog: Catalog | None, label_ids: tuple[int, int] | None) -> dic
 
 def check_slates_fit(checkpoint: Checkpoint, slates: SlatesFile, max_tokens: int) -> None:
     """The slates' tokens fit the model, and a candidate fits a pass."""
-    if checkpoint.projectors is not None:
-        raise InputError(
-            f"{checkpoint.path}: was trained on prompts with vectors ({', '.join(checkpoint.projectors.kinds)}), which only a "
-            "catalog has: export it with --catalog"
-        )
     if not checkpoint.decoder.causal and (slate := next((slate for slate in slates.all_slates if len(slate.prefix)), None)):
         raise InputError(
             f"{slates.path}: group {slate.user!r}: has a prefix of {len(slate.prefix)} tokens, expected none: "
@@ -173,30 +166,6 @@ def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
             f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: use "
             "that catalog, or an update of it by `rexit index --from`; --accept-catalog goes on anyway"
         )
-
-
-def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
-    """The checkpoint has a projector of the right size for each kind of vector in prompts, and no other projector."""
-    ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
-    placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]
-    if missing := [name for name in placed if name not in kinds]:
-        raise InputError(
-            f"{checkpoint.path}: has no projector for {missing[0]!r}, but the catalog's prompts have such vectors; "
-            f"it has: {', '.join(kinds) or 'none'}"
-        )
-    if unused := [name for name in kinds if name not in placed]:
-        raise InputError(
-            f"{checkpoint.path}: has a projector for {unused[0]!r}, but the catalog's prompts have no such vectors; "
-            f"they have: {', '.join(placed) or 'none'}"
-        )
-    embedding = int(catalog.info["embedding"]["dim"])
-    for name, kind in kinds.items():
-        count, dim = (ids.tables.get(name), ids.dims.get(name)) if ids else (None, None)
-        what, dim = ("embeddings", embedding) if dim is None else ("the column's vectors", dim)
-        if "dim" in kind and kind["dim"] != dim:
-            raise InputError(f"{checkpoint.path}: the projector for {name!r} takes {kind['dim']} numbers, {what} have {dim}")
-        if "count" in kind and kind["count"] != count:
-            raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
 def check_tokenizer(checkpoint: Checkpoint, catalog: Catalog) -> None:

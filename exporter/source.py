@@ -70,7 +70,7 @@ def prompt_maker(source: Source, split: str | None = None) -> Callable[[AnySlate
 
 def _own_prompt(slate: AnySlate) -> Prompt:
     assert isinstance(slate, TokenSlate)
-    return Prompt(slate.prefix, list(slate.candidates), np.zeros(0, np.int64), None)
+    return Prompt(slate.prefix, list(slate.candidates))
 
 
 def zero_of(source: Source, slates: Sequence[AnySlate]) -> list[NDArray[np.float32]]:

@@ -300,7 +300,7 @@ class Session:
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
-        Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
+        Arguments: see `score`.
         """
         prompt = self._open.prompt(self._document(request_or_user, items, fields))
         prefix, *candidates = np.split(prompt.tokens, prompt.ends[:-1])

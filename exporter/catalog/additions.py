@@ -74,7 +74,7 @@ def read_additions(old: Catalog, what: str, values: pl.Series, source: Path, pat
     listed = known.clear() if texts is None or path is None else _same_type(known.dtype, texts["id"], what, path, old)
     # New users need no row if prompts place nothing of them.
     table = old.user_table if what == "user" else old.item_table
-    needs_row = any(name.startswith("field.") for name in table) or (what == "item" and bool(old.encoded))
+    needs_row = any(name.startswith("field.") for name in table)
     ids = pl.concat([known, listed] if needs_row else [known, values, listed]).unique().sort()
     matches = rows_of(values, ids, what, source, old.path if path is None else path)
     kept = (rows_of(column, ids, what, source, source) for column in (known, listed))

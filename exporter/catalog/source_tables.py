@@ -7,10 +7,10 @@ Rules
    `float_seq`: such cells are vectors, numbers separated by spaces. In Parquet a list of floats is a vector.
 3. Every line has as many fields as the header.
 
-Columns of vectors hold an external encoder's vector of each item, stored as `encoded.safetensors` (docs/format.md).
+Columns of vectors hold an external encoder's vector of each item, which exit zero reads (docs/format.md).
 
 1. All vectors of a column have the same number of finite numbers. The encoder does not matter here.
-2. Vectors are scaled to unit length, then rounded to float16, as projectors take them.
+2. Vectors are scaled to unit length, then rounded to float16.
 3. An item without a vector (null, an empty list, an empty cell) has zeros.
 """
 
@@ -19,17 +19,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.files import FileEntry
-from rexit.bundle.vectors import MAX_WIDTH
+from rexit.bundle.catalog import MAX_WIDTH
 from rexit.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
-from rexit.exporter.catalog.catalog_files import blocks, write_tensors
+from rexit.exporter.catalog.catalog_files import blocks
 
 Needs = Mapping[str, str]
 """Columns that a file must have, each with what asks for it: `{"rating": "--column rating=NAME"}`."""
@@ -190,20 +188,20 @@ def holds_vectors(column: pl.Series) -> bool:
 
 
 def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = False) -> pl.Series:
-    """A column that prompts place.
+    """A column that prompts place or exit zero reads.
 
     Args:
         entities: the result of `read_entities`.
         name: the column.
         what: `user` or `item`, for messages.
-        vectors: whether prompts place it as vectors; otherwise as text.
+        vectors: whether it holds vectors; otherwise texts.
 
     Raises:
         InputError: there is no such column, or it holds the other kind.
     """
     if name not in entities.columns:
         columns = ", ".join(column for column in entities.columns if column != "id")
-        reader = "exit zero or a prompt reads" if vectors else "prompts name"
+        reader = "exit zero reads" if vectors else "prompts name"
         raise InputError(f"the {what}s file has no column {name!r}, which {reader}; it has: {columns}")
     if holds_vectors(entities[name]) != vectors:
         actual, expected = ("texts", "vectors") if vectors else ("vectors", "texts")
@@ -276,9 +274,7 @@ def match(values: pl.Series, ids: pl.Series) -> pl.Series:
     return pl.concat([pl.Series("row", [], pl.Int32), *parts], rechunk=True)
 
 
-ENCODED = "encoded.safetensors"
-
-Encoded = Mapping[str, NDArray[np.float16]]
+Vectors = Mapping[str, NDArray[np.float16]]
 """Vectors [I, D] by column."""
 
 
@@ -320,8 +316,8 @@ def vector_rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> ND
 
 
 def extended_vectors(
-    before: Encoded, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
-) -> Encoded:
+    before: Vectors, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
+) -> Vectors:
     """The columns of vectors of an updated catalog.
 
     Args:
@@ -341,11 +337,3 @@ def extended_vectors(
         if items is not None:
             extended[name][item_rows] = vector_rows(column_of(items, name, "item", vectors=True), items["id"], rows.shape[1])
     return extended
-
-
-def write_vectors(folder: Path, vectors: Encoded) -> dict[str, Any]:
-    """Writes the file if there are columns of vectors. Returns its entry for catalog.json. Raises InputError."""
-    if not vectors:
-        return {}
-    write_tensors(folder / ENCODED, dict(vectors))
-    return {"encoded": {"path": ENCODED, **FileEntry.of(folder / ENCODED).to_json()}}

@@ -1,12 +1,10 @@
-"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json`, `exit_heads.safetensors` and, for prompts with vectors,
-`projectors.safetensors`.
+"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json` and `exit_heads.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
     exits.json                {"schema": 3, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own", "roles": …,
                                "catalog": {"tokenizer": …, "prompt": …, "space": …}}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
-    projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
 
 A PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`) may replace the decoder, see `weights`.
 
@@ -39,9 +37,8 @@ from rexit.exporter.libraries import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.multi_exit import ExitHeads
-from rexit.exporter.model.prompt_vectors import Projectors, check_kinds, check_width
 
-EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
+EXITS, HEADS = "exits.json", "exit_heads.safetensors"
 HEAD_KINDS = ("own", "shared")
 
 
@@ -52,7 +49,7 @@ class Checkpoint:
     path: folder or GGUF file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
     heads: a head per exit. head: the heads' kind, `own` or `shared`.
     labels: token ids of `no` and `yes`; a reranker that answers by one row has no `no`, or neither.
-    catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
+    catalog: traits of the training catalog; None if not recorded.
     reranker: the texts around a query and a document; None if unknown.
     roles: the rule that said which users fit and choose (`rexit.roles`); None: nobody did.
     """
@@ -64,7 +61,6 @@ class Checkpoint:
     head: str
     labels: dict[str, int]
     catalog: dict[str, str] | None
-    projectors: Projectors | None
     reranker: RerankerPrompt | None = None
     roles: str | None = None
 
@@ -138,10 +134,9 @@ def load_checkpoint(
         decoder = split(decoder_model(folder))
         _check_labels(ids, decoder, saved.form)
         heads = _heads(folder, saved, kind, decoder, depths, ids)
-        projectors = _projectors(folder, {} if saved.info is None else saved.info.projectors, decoder)
     traits = None if saved.info is None or saved.info.catalog is None else to_json(saved.info.catalog)
     roles = None if saved.info is None else saved.info.roles
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, saved.prompt, roles)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, saved.prompt, roles)
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,6 @@ def save_checkpoint(
     labels: Mapping[str, int],
     catalog: Mapping[str, str] | None,
     tokenizer: Any = None,
-    projectors: Projectors | None = None,
     reranker: RerankerPrompt | None = None,
     roles: str | None = None,
 ) -> None:
@@ -207,7 +201,6 @@ def save_checkpoint(
         labels: token ids of `no` and `yes`, as `Catalog.labels`.
         catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
         tokenizer: an object with `save_pretrained`; None: not saved.
-        projectors: None if prompts have no vectors.
         reranker: the texts around a query and a document; None if unknown.
         roles: the rule that said which users fit and choose, see `rexit.roles`; None: nobody did.
 
@@ -224,11 +217,7 @@ def save_checkpoint(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         save_file(heads.tensors(), folder / HEADS)
-        if projectors is not None:
-            save_file(projectors.tensors(), folder / PROJECTORS)
-        else:
-            (folder / PROJECTORS).unlink(missing_ok=True)  # of an earlier checkpoint
-    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds, reranker, roles)
+    write_exits(folder, exits, labels, catalog, reranker, roles)
 
 
 def write_exits(
@@ -236,16 +225,14 @@ def write_exits(
     exits: Sequence[int],
     labels: Mapping[str, int],
     catalog: Mapping[str, str] | None,
-    projectors: Mapping[str, Mapping[str, int]] | None,
     reranker: RerankerPrompt | None = None,
     roles: str | None = None,
 ) -> None:
-    """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`. roles: as for `save_checkpoint`."""
+    """Writes `exits.json`. roles: as for `save_checkpoint`."""
     info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
     more = {
         "labels": {name: int(token) for name, token in labels.items()} or None,
         "catalog": None if catalog is None else dict(catalog),
-        "projectors": projectors,
         "reranker": None if reranker is None else to_json(reranker),
         "roles": roles,
     }
@@ -282,7 +269,6 @@ class ExitsFile(msgspec.Struct, frozen=True):
     exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
     head: str = "own"
     catalog: Traits | None = None
-    projectors: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     reranker: RerankerPrompt | None = None
     roles: str | None = None
 
@@ -299,20 +285,6 @@ def read_exits(folder: Path) -> tuple[ExitsFile, dict[str, int]] | None:
         raise CheckpointError(str(exc)) from exc
     except ValueError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
-
-
-def _projectors(folder: Path, kinds: dict[str, dict[str, int]], decoder: Decoder) -> Projectors | None:
-    check_kinds(kinds, str(folder / EXITS))
-    path = folder / PROJECTORS
-    if path.is_file() != bool(kinds):
-        problem = f"is missing, though {EXITS} has `projectors`" if kinds else f"exists, but {EXITS} has no `projectors`"
-        raise CheckpointError(f"{path}: {problem}")
-    if not kinds:
-        return None
-    check_width(decoder)
-    projectors = Projectors(kinds, decoder.hidden_size)
-    projectors.fill(_tensors(path), str(path))
-    return projectors.eval()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

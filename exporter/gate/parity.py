@@ -17,18 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from rexit.bundle import Catalog, Vectors
+from rexit.bundle import Catalog
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.inputs import Codes
 from rexit.errors import ParityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.prompt_vectors import PassVectors
-from rexit.exporter.prompt.builder import Prompt, Tokens
 from rexit.exporter.source import Source, prompt_maker
 from rexit.slates import AnySlate, TokenSlate
 
@@ -37,8 +33,6 @@ def golden_slates(
     model: MultiExitModel,
     source: Source,
     slates: Iterable[AnySlate],
-    vectors: Vectors | None = None,
-    turn: Tensor | None = None,
 ) -> list[GoldenSlate]:
     """Assembles slates' prompts as the runtime does and computes the model's log-odds.
 
@@ -46,17 +40,15 @@ def golden_slates(
         model: the model, not rotated.
         source: the source of the slates.
         slates: validation slates; a catalog's each with a time `as_of`.
-        vectors: the vectors as they will be stored; None if prompts have none.
-        turn: float64 [H, H], the rotation of `vectors`; None if they are not rotated.
     """
     prompt_of = prompt_maker(source)
     golden = []
     for slate in slates:
         prompt = prompt_of(slate)
-        log_odds = model.reference(*_pass(prompt, vectors, turn))
+        log_odds = model.reference(prompt.prefix, prompt.candidates)
         user, items, as_of, inputs = _rows(source, slate)
         tokens = prompt.prefix, prompt.candidates
-        golden.append(GoldenSlate(user, items, as_of, *tokens, log_odds, inputs, prompt.liked, slate.scores))
+        golden.append(GoldenSlate(user, items, as_of, *tokens, log_odds, inputs, slate.scores))
     return golden
 
 
@@ -68,22 +60,6 @@ def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32
     user = source.users.row(slate.user)
     assert user is not None  # cut from the catalog's own splits
     return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, source.inputs.encode(slate.inputs)
-
-
-def _pass(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:
-    """Prefix, candidates and vectors as the model takes them: ids beyond the vocabulary are renumbered by row."""
-    if vectors is None:
-        return prompt.prefix, prompt.candidates, None
-    vocabulary, tokens = vectors.ids.vocabulary, np.concatenate([prompt.prefix, *prompt.candidates])
-    is_vector = tokens >= vocabulary
-    ids, places = np.unique(tokens[is_vector], return_inverse=True)
-    tokens[is_vector] = vocabulary + places
-    # A pass without vectors has one row that is not read.
-    rows = torch.from_numpy(vectors.of(ids if len(ids) else np.array([vocabulary]), prompt.liked))
-    if turn is not None:
-        rows = (rows.double() @ turn.T).float()
-    prefix, *candidates = np.split(tokens, np.cumsum([len(prompt.prefix), *map(len, prompt.candidates)])[:-1])
-    return prefix, candidates, PassVectors(vocabulary, rows)
 
 
 MODES = ("single", "cached", "slate")
@@ -109,13 +85,13 @@ def compare(chain: Chain, slates: Iterable[GoldenSlate]) -> tuple[list[dict[str,
         worst[mode] = np.maximum(worst[mode], np.abs(actual.astype(np.float64) - expected).max(0))
 
     for slate in slates:
-        liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)
-        update("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
+        past = chain.prefix(slate.prefix)
+        update("slate", chain.slate(slate.prefix, slate.candidates, past), slate.log_odds)
         count = len(slate.candidates)
         for n in sorted({int(i) for i in np.linspace(0, count - 1, min(PAIRS_PER_SLATE, count)).round()}):
             candidate, expected = slate.candidates[n], slate.log_odds[n : n + 1]
-            update("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
-            update("cached", chain.score([candidate], len(slate.prefix), past, liked), expected)
+            update("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None), expected)
+            update("cached", chain.score([candidate], len(slate.prefix), past), expected)
             pairs += 1
     return [{mode: float(worst[mode][k]) for mode in MODES} for k in range(len(chain.segments))], pairs
 

@@ -95,7 +95,7 @@ class Prompts:
     def log_odds(self, chain: Chain, precision: str, progress: Progress = silent) -> LogOdds:
         """Runs the slates through a chain. precision: names the stage that `progress` is called with."""
         prompts = tracked(self.prompts, f"validation slates, {precision}", progress)
-        return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
+        return np.concatenate([chain.slate(prompt.prefix, prompt.candidates) for prompt in prompts])
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -363,7 +363,7 @@ def judge(target: Target, chain: Chain, slates: Sequence[GoldenSlate], quality: 
         ParityError: the ways of running the variant differ by more than the cap.
     """
     assert target.cap is not None
-    own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
+    own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates)) for slate in slates]
     differences, _ = parity.compare(chain, own)
     parity.check(differences, [row.layers for row in quality.exits], target.cap, f"{target.variant}'s own for the whole slate")
     worst = max(value for row in differences for value in row.values())

@@ -13,9 +13,8 @@ Nodes that stay float32 are found by operator, not by name, so that every family
    numbers beyond 2048.
 4. The head: from the rows it reads, or their mean, to `logits`.
 
-Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32, as the runtime fills it for all
-variants alike, and is cast where it is read. Inputs and outputs keep their names. A weight beyond half's range is refused; the
-mask's float32 minimum becomes half's minimum.
+Everything else is half: weights, hidden states, keys, values. Inputs and outputs keep their names. A weight beyond half's range
+is refused; the mask's float32 minimum becomes half's minimum.
 
 `round_halves` rewrites a float16 (half) graph so that ONNX Runtime's CPU rounds every half: float32 operators with rounded
 results.
@@ -102,8 +101,6 @@ from rexit.exporter.graph.linear_layers import (
 from rexit.exporter.graph.passes import FLOAT, HALF, array, cast, constant, describe, is_constant, is_filled, producer, replace
 from rexit.exporter.graph.rounding import LARGEST, best_scale, clipping_bound, rounded, rounded_by, rounded_weights
 
-VECTORS = "vectors"
-
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _PARTS_OF_NORMS = frozenset({"Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Reciprocal", "Sqrt"})
 _POSITIONS = frozenset({"Cos", "CumSum", "Sin"})
@@ -116,7 +113,7 @@ def half(model: ir.Model) -> ir.Model:
     exact = stays_float32(model)
     casts = Casts(model.graph)
     for entry in model.graph.inputs:
-        if entry.dtype == FLOAT and entry.name != VECTORS:
+        if entry.dtype == FLOAT:
             entry.dtype = HALF
     for node in list(model.graph):
         for n, value in enumerate(node.inputs):

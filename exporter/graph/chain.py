@@ -21,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rexit import slates
-from rexit.bundle import Segment, Vectors
+from rexit.bundle import Segment
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BackendError, InputError
 from rexit.exporter.graph.accelerators import round_halves
@@ -33,7 +33,6 @@ from rexit.progress import Progress, silent, tracked
 
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
-Likes = NDArray[np.int64] | None
 
 
 class Chain:
@@ -51,7 +50,6 @@ class Chain:
         folder: Path,
         segments: Sequence[Segment],
         max_tokens: int,
-        vectors: Vectors | None = None,
         kernels: bool = False,
         watch: Sequence[Sequence[str]] | None = None,
         on_value: Callable[[int, str, NDArray[Any]], None] | None = None,
@@ -62,7 +60,6 @@ class Chain:
             folder: the folder that holds the graphs.
             segments: the segments' descriptions.
             max_tokens: maximum number of candidate tokens in one pass.
-            vectors: the prompts' vectors; None if they have none.
             kernels: whether rexit's operators run by the runtime's kernels, or by the functions that define them, whose answers
                 later runs are checked against. float16 graphs have none.
             watch: names of inner values to report, by segment; float32 graphs only.
@@ -71,7 +68,7 @@ class Chain:
         Raises:
             BackendError: ONNX Runtime rejects a graph.
         """
-        self.folder, self.segments, self.max_tokens, self.vectors = folder, list(segments), max_tokens, vectors
+        self.folder, self.segments, self.max_tokens = folder, list(segments), max_tokens
         self._watch, self._on_value = watch or [()] * len(segments), on_value
         try:
             self.sessions = [_open(folder, s, kernels, names) for s, names in zip(segments, self._watch, strict=True)]
@@ -90,16 +87,14 @@ class Chain:
         groups: NDArray[np.int64],
         rows: NDArray[np.int64],
         past: Cache | None = None,
-        liked: Likes = None,
     ) -> tuple[NDArray[np.float32], Cache]:
         """Runs all tokens to full depth.
 
         Args:
-            tokens: token ids [T], including vector ids.
+            tokens: token ids [T].
             positions, groups: int64 [T].
             rows: int64 [N], the tokens whose log-odds are read.
             past: the prefix's keys and values, by segment; None if there is no prefix.
-            liked: rows of the items that the user liked; read for the user's vector.
 
         Returns:
             Log-odds float32 [N, E], and the new keys and values by segment.
@@ -107,16 +102,13 @@ class Chain:
         Raises:
             BackendError: ONNX Runtime fails.
         """
-        x: NDArray[Any]
-        x, vectors = self._pass_inputs(tokens.astype(np.int64), liked)
+        x: NDArray[Any] = tokens.astype(np.int64)
         log_odds, new = [], []
         for k, (segment, session) in enumerate(zip(self.segments, self.sessions, strict=True)):
             keys, values = past[k] if past else (self._empty[k], self._empty[k])
             names = segment.inputs
             feed: dict[str, Any] = {names["tokens" if "tokens" in names else "hidden"]: x}
             feed |= {names["positions"]: positions, names["groups"]: groups, names["rows"]: rows}
-            if "vectors" in names:
-                feed[names["vectors"]] = vectors
             feed |= dict(zip((*names["past_keys"], *names["past_values"]), (*keys, *values), strict=True))
             try:
                 results = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
@@ -133,40 +125,26 @@ class Chain:
                 x = results[out["hidden"]]
         return np.stack(log_odds, 1), new
 
-    def _pass_inputs(self, tokens: NDArray[np.int64], liked: Likes) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-        """A pass's tokens and vectors float32 [R, H]: the r-th of the vector ids in it becomes V + r."""
-        if self.vectors is None:
-            return tokens, None
-        is_vector = tokens >= (vocabulary := self.vectors.ids.vocabulary)
-        ids, rows = np.unique(tokens[is_vector], return_inverse=True)
-        if not len(ids):
-            return tokens, np.zeros((1, self.vectors.width), np.float32)
-        passed = tokens.copy()
-        passed[is_vector] = vocabulary + rows
-        return passed, self.vectors.of(ids, liked)
-
-    def prefix(self, tokens: Tokens, liked: Likes = None) -> Cache | None:
+    def prefix(self, tokens: Tokens) -> Cache | None:
         """Keys and values of a prefix; None for an empty one."""
         size = len(tokens)
         if size == 0:
             return None
-        return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]), liked=liked)[1]
+        return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]))[1]
 
-    def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None, liked: Likes = None) -> NDArray[np.float32]:
+    def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None) -> NDArray[np.float32]:
         """Log-odds, as in `run`, of candidates packed behind a prefix of `behind` tokens."""
         sizes = np.array([len(c) for c in candidates], np.int64)
         positions = np.concatenate([np.arange(behind, behind + size) for size in sizes])
         groups = np.repeat(np.arange(len(sizes)), sizes)
-        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past=past, liked=liked)[0]
+        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past=past)[0]
 
-    def slate(
-        self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None, liked: Likes = None
-    ) -> NDArray[np.float32]:
+    def slate(self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None) -> NDArray[np.float32]:
         """Log-odds, as in `run`, of a slate as the runtime scores it: the prefix unless `past` holds it, then the candidates in
         chunks of at most `max_tokens`."""
-        past = past or self.prefix(prefix, liked)
+        past = past or self.prefix(prefix)
         parts = chunks(candidates, self.max_tokens)
-        return np.concatenate([self.score(candidates[part], len(prefix), past, liked) for part in parts])
+        return np.concatenate([self.score(candidates[part], len(prefix), past) for part in parts])
 
 
 @cache
@@ -253,7 +231,7 @@ def sample(chain: Chain, prompts: Sequence[Prompt], progress: Progress = silent)
 
     graphs = [fold_linear_weights(ir.load(chain.folder / segment.graph)) for segment in chain.segments]
     watched = [[str(group[0].input.name) for group in by_input(linears(graph))] for graph in graphs]
-    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watch=watched, on_value=on_value)
+    watching = Chain(chain.folder, chain.segments, chain.max_tokens, watch=watched, on_value=on_value)
     for prompt in tracked(prompts, "activations", progress):
-        watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
+        watching.slate(prompt.prefix, prompt.candidates)
     return [{name: np.concatenate(rows) for name, rows in segment.items()} for segment in parts]

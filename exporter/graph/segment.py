@@ -20,13 +20,10 @@ from torch import Tensor, nn
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import Call
-from rexit.exporter.model.prompt_vectors import Embed, PassVectors
 
 
 class SegmentModule(nn.Module):
     """Layers [begin, end) of the decoder and head k, sharing their weights. Shapes: see `forward`."""
-
-    vocabulary: int | None = None
 
     def __init__(self, decoder: Decoder, heads: ExitHeads, k: int, begin: int, end: int) -> None:
         super().__init__()
@@ -61,23 +58,6 @@ class SegmentModule(nn.Module):
             hidden [T, H] (not in the last segment), logits float32 [N, 2K], and in a decoder the new keys by layer and the new
             values by layer, [kv_heads, T, head_dim]: nothing comes behind an encoder's tokens.
         """
-        return self._run(x, None, positions, groups, rows, past_keys, past_values)
-
-    def _inputs(self, x: Tensor, positions: Tensor, vectors: Tensor | None) -> dict[str, Any]:
-        """Arguments of the decoder's body."""
-        assert vectors is None
-        return self._decoder.arguments(x[None], positions[None], embedded=self.begin > 0)
-
-    def _run(
-        self,
-        x: Tensor,
-        vectors: Tensor | None,
-        positions: Tensor,
-        groups: Tensor,
-        rows: Tensor,
-        past_keys: list[Tensor],
-        past_values: list[Tensor],
-    ) -> tuple[Tensor, ...]:
         tokens, prefix = x.shape[0], past_keys[0].shape[1]
         index = torch.arange(tokens)
         own = groups[:, None] == groups[None]
@@ -88,7 +68,7 @@ class SegmentModule(nn.Module):
         distance = distance if self.causal else distance.abs()
         layers = range(self.begin, self.end)
         past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
-        inputs = self._inputs(x, positions, vectors)
+        inputs = self._decoder.arguments(x[None], positions[None], embedded=self.begin > 0)
         self._entry.hidden = x[None]
         try:
             with Call(visible[None, None], distance[None, None], past) as call:
@@ -98,34 +78,6 @@ class SegmentModule(nn.Module):
         logits = self.projection(self.norm(self._decoder.pooled(hidden, rows, positions, self._own_head).float()))
         new = [call.new[n][part][0] for part in (0, 1) for n in layers] if self.causal else []
         return (logits, *new) if self.last else (hidden, logits, *new)
-
-
-class SegmentWithVectors(SegmentModule):
-    """The first segment, up to layer `end`, of a model whose prompts have vectors; vector ids start at `vocabulary`."""
-
-    def __init__(self, decoder: Decoder, heads: ExitHeads, k: int, end: int, vocabulary: int) -> None:
-        super().__init__(decoder, heads, k, 0, end)
-        self.vocabulary: int = vocabulary
-        embeddings = decoder.model.get_input_embeddings()
-        self._embed: Embed = lambda tokens: embeddings(tokens)  # the body's; as an attribute it would be a second submodule
-
-    def forward(  # type: ignore[override]  # has one more input
-        self,
-        x: Tensor,
-        positions: Tensor,
-        groups: Tensor,
-        rows: Tensor,
-        vectors: Tensor,
-        past_keys: list[Tensor],
-        past_values: list[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """As in `SegmentModule`. vectors: float32 [R, H]; token `vocabulary` + r is row r."""
-        return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
-
-    def _inputs(self, x: Tensor, positions: Tensor, vectors: Tensor | None) -> dict[str, Any]:
-        assert vectors is not None
-        embedded = PassVectors(self.vocabulary, vectors).embed(self._embed, x)[None]
-        return self._decoder.arguments(embedded, positions[None], embedded=True)
 
 
 class _Entry:

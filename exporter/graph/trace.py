@@ -13,7 +13,6 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators import VECTORS
 from rexit.exporter.graph.chain import Activations
 from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
@@ -21,7 +20,7 @@ from rexit.exporter.graph.targets import Target
 from rexit.exporter.libraries import first_line, quiet
 
 # Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
-_TOKENS, _PREFIX, _ROWS, _VECTORS = 17, 11, 3, 5
+_TOKENS, _PREFIX, _ROWS = 17, 11, 3
 
 
 def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path) -> bundle.Segment:
@@ -100,15 +99,13 @@ def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.M
         if segment.begin
         else torch.arange(_TOKENS, dtype=torch.int64) % segment.vocab_size
     )
-    vectors = [] if segment.vocabulary is None else [torch.randn(_VECTORS, segment.hidden_size)]
     keys, values = ([torch.randn(segment.kv_heads, _PREFIX, segment.head_dim) for _ in range(layers)] for _ in range(2))
     groups = torch.arange(_TOKENS) * _ROWS // _TOKENS
     rows = torch.tensor([5, 11, 16])
-    t, p, n, r = (torch.export.Dim(name, min=2, max=1 << 24) for name in ("T", "P", "N", "R"))
+    t, p, n = (torch.export.Dim(name, min=2, max=1 << 24) for name in ("T", "P", "N"))
     shapes = {
         **{name: {0: t} for name in ("x", "positions", "groups")},
         "rows": {0: n},
-        **({"vectors": {0: r}} if vectors else {}),
         "past_keys": [{1: p}] * layers,
         "past_values": [{1: p}] * layers,
     }
@@ -116,7 +113,7 @@ def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.M
         with quiet():
             program: Any = torch.onnx.export(
                 segment,
-                (entry, torch.arange(_TOKENS) + _PREFIX, groups, rows, *vectors, keys, values),
+                (entry, torch.arange(_TOKENS) + _PREFIX, groups, rows, keys, values),
                 dynamo=True,
                 opset_version=opset,
                 verbose=False,
@@ -162,7 +159,6 @@ def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
         inputs={
             entry: entry if entry == "tokens" else "hidden_in",
             **{name: name for name in ("positions", "groups", "rows")},
-            **({} if segment.vocabulary is None else {"vectors": VECTORS}),
             "past_keys": [f"past_key_{n}" for n in layers],
             "past_values": [f"past_value_{n}" for n in layers],
         },

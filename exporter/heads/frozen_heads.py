@@ -30,7 +30,7 @@ from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
+from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, Checkpoint, load_checkpoint, read_exits, write_exits
 from rexit.exporter.checkpoints.rerankers import read_reranker
 from rexit.exporter.checkpoints.sentence_modules import module_files
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
@@ -93,16 +93,11 @@ def load_base(
     except CheckpointError:  # no LM head of this width, or no rows for these labels
         own = None
     heads = ExitHeads.like(decoder, 1)
-    return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels or {}), None, None), own
+    return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels or {}), None), own
 
 
 def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None:
-    """The catalog's tokens and prompts fit the model, and it brings projectors for all vectors in them. Raises InputError."""
-    if catalog.vector_ids is not None and base.projectors is None:
-        raise InputError(
-            f"{base.path}: has no projectors, and the prompts of {catalog.path} have vectors, which a frozen model never learned "
-            "to read: train it with `rexit train`, or use a template of words alone"
-        )
+    """The catalog's tokens and prompts fit the model. Raises InputError."""
     check_fit(base, catalog, NO_LIMIT)
     if accept_catalog:
         return
@@ -129,9 +124,8 @@ def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads
         with quiet():
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
     save_file(heads.tensors(), folder / HEADS)
-    projectors = None if base.projectors is None else base.projectors.kinds
     traits = source.traits if isinstance(source, Catalog) else None
-    write_exits(folder, exits, base.labels, traits, projectors, base.reranker, source.roles.rule)
+    write_exits(folder, exits, base.labels, traits, base.reranker, source.roles.rule)
 
 
 def checkpoint_bytes(base: Checkpoint) -> int:
@@ -142,7 +136,7 @@ def checkpoint_bytes(base: Checkpoint) -> int:
 
 
 def _model_files(folder: Path) -> Iterable[Path]:
-    replaced = (EXITS, HEADS) if (folder / EXITS).is_file() else (EXITS, HEADS, PROJECTORS)
+    replaced = (EXITS, HEADS)
     return {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file() and path.name not in replaced}
 
 

@@ -207,7 +207,7 @@ def collect_rows(
     heads, depths = ExitHeads.like(base.decoder, depth), [*range(1, depth + 1)]
     if own is not None:  # reads rows of its own
         heads, depths = ExitHeads([*heads.norms, *own.norms], [*heads.projections, *own.projections]), [*depths, depth]
-    model = MultiExitModel(base.decoder, heads, depths, base.projectors)
+    model = MultiExitModel(base.decoder, heads, depths)
     scale = scaling(base).to(device)
     model = model.to(device).eval()
     if bfloat16:

@@ -12,8 +12,6 @@ Training, one batch (as served: a user's prefix with several candidates packed b
     loss = cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
     …
     save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels, catalog.traits)
-
-If prompts have vectors, `prompt_vectors.Sources` computes a batch's with the model's projectors.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder, copy_tensors
 from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.packed import Call
-from rexit.exporter.model.prompt_vectors import PassVectors, Projectors
 
 
 class ExitHeads(nn.Module):
@@ -192,16 +189,14 @@ _REFERENCE_BATCH = 8  # sequences, to bound the memory of eager attention
 
 
 class MultiExitModel(nn.Module):
-    """A decoder with its heads and projectors. `parameters()` includes all three, and the LM head."""
+    """A decoder with its heads. `parameters()` includes both, and the LM head."""
 
-    def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int], projectors: Projectors | None = None) -> None:
+    def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int]) -> None:
         super().__init__()
-        self.model, self.heads, self.exits, self.projectors = decoder.model, heads, tuple(exits), projectors
+        self.model, self.heads, self.exits = decoder.model, heads, tuple(exits)
         self.decoder = decoder
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor) -> Tensor:
         """Computes the logits of a batch at every exit.
 
         Works in training and under autocast; heads stay float32. Does not work with gradient checkpointing, which recomputes
@@ -210,30 +205,25 @@ class MultiExitModel(nn.Module):
         Args:
             tokens, positions, groups: int64 [B, T], see `packed.batch`.
             rows: int64 [M], indices into the B*T tokens.
-            vectors: the batch's vectors; None if prompts have none.
 
         Returns:
             Logits float32 [E, M, 2] (no, yes).
         """
-        hidden = self.hidden_rows(tokens, positions, groups, rows, vectors)
+        hidden = self.hidden_rows(tokens, positions, groups, rows)
         return torch.stack([self.heads(states, k) for k, states in enumerate(hidden)])
 
-    def hidden_rows(
-        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
-    ) -> list[Tensor]:
+    def hidden_rows(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor) -> list[Tensor]:
         """The inputs of the heads: hidden states [M, H] of `rows` after each exit's layer. Arguments as in `forward`."""
         with Call(*self.decoder.visible(groups, positions), keep=False):
             return self._run(
-                tokens, positions, vectors, lambda states, k: self._pooled(states.flatten(0, 1), rows, positions.flatten(), k)
+                tokens, positions, lambda states, k: self._pooled(states.flatten(0, 1), rows, positions.flatten(), k)
             )
 
     def _pooled(self, states: Tensor, rows: Tensor, positions: Tensor, k: int) -> Tensor:
         return self.decoder.pooled(states, rows, positions, self.heads.is_own(k))
 
     @torch.no_grad()
-    def reference(
-        self, prefix: ArrayLike, candidates: Sequence[ArrayLike], vectors: PassVectors | None = None
-    ) -> NDArray[np.float32]:
+    def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike]) -> NDArray[np.float32]:
         """Computes a slate's log-odds with the model's stock attention.
 
         Each prefix + candidate is an ordinary sequence, without packing or cache. A causal model's batches are padded at the end,
@@ -242,7 +232,6 @@ class MultiExitModel(nn.Module):
         Args:
             prefix: token ids [P].
             candidates: token ids [T] of each candidate.
-            vectors: the slate's vectors; None if prompts have none.
 
         Returns:
             Log-odds float32 [N, E].
@@ -259,7 +248,7 @@ class MultiExitModel(nn.Module):
                     tokens[n, : len(sequence)] = torch.from_numpy(sequence)
                 last = torch.tensor([n * tokens.shape[1] + len(sequence) - 1 for n, sequence in enumerate(part)])
                 positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-                for k, states in enumerate(self._run(tokens, positions, vectors)):
+                for k, states in enumerate(self._run(tokens, positions)):
                     logits = self.heads(self._pooled(states.flatten(0, 1), last, positions.flatten(), k), k)
                     out[start : start + len(part), k] = log_odds_of(logits).numpy()
         return out
@@ -268,12 +257,10 @@ class MultiExitModel(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor,
-        vectors: PassVectors | None,
         select: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[Tensor]:
         """Hidden states [B, T, H] after each exit's layer, or the part that `select` returns of them and the exit's number."""
-        x = tokens if vectors is None else vectors.embed(self.model.get_input_embeddings(), tokens)
-        inputs = self.decoder.arguments(x, positions, embedded=vectors is not None)
+        inputs = self.decoder.arguments(tokens, positions)
         hidden: dict[int, Tensor] = {}
 
         def store(k: int) -> Any:

@@ -13,8 +13,6 @@ The model's results do not change: Q is folded into its weights, in float64. The
 4. A block must be h + attention(norm(h)), then h + mlp(norm(h)), up to constant factors, with RMSNorm and no other weights.
    LayerNorm subtracts a mean, which Q does not preserve; a norm before an addition keeps its weight. `obstacle` checks this. The
    export's parity with the unrotated model then shows that the rotated model is equal.
-
-Vectors among the token embeddings must be rotated, too: v Q.
 """
 
 from __future__ import annotations

@@ -19,10 +19,8 @@ from torch import Tensor, nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
-from rexit.exporter.model.prompt_vectors import PassVectors, Projectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ids import Id
@@ -48,13 +46,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """A split's rows, and the sources of the vectors in their prompts (None: no vectors).
+    """A split's rows.
 
     Prompts are stored as token ids and packed per batch: packed they take six times the memory.
     """
 
     rows: list[Row]
-    sources: Sources | None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -74,35 +71,13 @@ class Rows:
         """`packed.batch` of the chosen rows. Candidates that share nothing are a sequence each: attention in the mask of a whole
         slate takes several times as long as their layers."""
         prompts = [self.rows[n].prompt for n in chosen]
-        if self.sources is None and not any(len(prompt.prefix) for prompt in prompts):
+        if not any(len(prompt.prefix) for prompt in prompts):
             return batch([pack((), [candidate]) for prompt in prompts for candidate in prompt.candidates])
         return batch([pack(prompt.prefix, prompt.candidates) for prompt in prompts])
 
     def inputs(self, model: MultiExitModel, chosen: Sequence[int], device: torch.device | str = "cpu") -> tuple[Any, ...]:
         """The arguments of `MultiExitModel.forward` for the chosen rows. device: the model's."""
-        tokens, *rest = (tensor.to(device) for tensor in self.packed(chosen))
-        tokens, vectors = with_vectors(model, self.sources, tokens, [self.rows[n].prompt for n in chosen])
-        return tokens, *rest, vectors
-
-
-def with_vectors(
-    model: MultiExitModel, sources: Sources | None, tokens: Tensor, prompts: Sequence[Prompt]
-) -> tuple[Tensor, PassVectors | None]:
-    """Renumbers vector ids and computes the vectors, in float32 also under autocast, as an export does.
-
-    Args:
-        model: the model with its projectors.
-        sources: inputs of the projectors; None if prompts have no vectors.
-        tokens: the prompts' tokens, int64 [B, T].
-        prompts: B prompts.
-
-    Returns:
-        Tokens and vectors for `MultiExitModel.forward`.
-    """
-    if sources is None or model.projectors is None:
-        return tokens, None
-    with torch.autocast(tokens.device.type, enabled=False):
-        return sources.batch(model.projectors, model.model.get_input_embeddings(), tokens, prompts)
+        return tuple(tensor.to(device) for tensor in self.packed(chosen))
 
 
 def packed_rows(
@@ -130,10 +105,9 @@ def packed_rows(
         return track(spread(slates, most) if seed is None or not most else draw(slates, most, seed))
 
     if isinstance(source, Catalog):
-        rows = _catalog_rows(source, split, size, chosen)
-        return Rows(rows, None if source.vector_ids is None else Sources(source, training=split == SPLITS[0]))
+        return Rows(_catalog_rows(source, split, size, chosen))
     prompt_of = prompt_maker(source, split)
-    return Rows([Row(slate.user, prompt_of(slate), slate.liked) for slate in chosen(cut(source, split, size))], None)
+    return Rows([Row(slate.user, prompt_of(slate), slate.liked) for slate in chosen(cut(source, split, size))])
 
 
 def _catalog_rows(catalog: Catalog, split: str, size: int, chosen: Callable[[Sequence[slice]], Iterable[slice]]) -> list[Row]:
@@ -176,17 +150,11 @@ def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -
     return [groups[n] for n in rng.permutation(len(groups))]
 
 
-def fresh_projectors(catalog: Catalog, decoder: Decoder) -> Projectors | None:
-    """Untrained projectors for a catalog's vectors; None if its prompts have none."""
-    ids = catalog.vector_ids
-    return None if ids is None else Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
-
-
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate: float | None = None) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer, with learning rates by depth.
 
     The layers between two exits learn at rate / ratio^k, with k exits left to the last, and an exit's head at head_rate /
-    ratio^k. Token embeddings learn as the first layers, projectors as the first head, an encoder's classifier as the last layers.
+    ratio^k. Token embeddings learn as the first layers, an encoder's classifier as the last layers.
 
     Args:
         model: the model; parameters without `requires_grad` are left out.
@@ -203,7 +171,6 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
         (own if is_classifier and rate else new).extend([model.heads.norms[k], model.heads.projections[k]])
         if k == 0:
             own.append(model.decoder.embeddings)
-            new += [] if model.projectors is None else [model.projectors]
         scale = ratio ** (len(model.exits) - 1 - k)
         for modules, peak in ((own, rate), (new, rate if head_rate is None else head_rate)):
             parameters = [p for module in modules for p in module.parameters() if p.requires_grad and id(p) not in assigned]

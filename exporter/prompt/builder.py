@@ -26,18 +26,10 @@ _BATCH = 256  # slates assembled at once
 
 @dataclass(frozen=True)
 class Prompt:
-    """A slate's token ids. Ids beyond the vocabulary stand for vectors (`rexit.bundle.vectors`).
-
-    prefix: int32 [P], shared. candidates: int32 [T] each.
-    liked: int64, rows of the items that the user had liked, the source of the user's vector.
-    part: of a training prompt, the part of the user's training whose snapshot its vectors come from (0: no snapshot); None: the
-        catalog's own graph.
-    """
+    """A slate's token ids. prefix: int32 [P], shared. candidates: int32 [T] each."""
 
     prefix: Tokens
     candidates: list[Tokens]
-    liked: Rows
-    part: int | None
 
 
 @dataclass(frozen=True)
@@ -105,10 +97,9 @@ class PromptBuilder:
     def prompts(self, slates: Iterable[RowSlate]) -> Iterator[Prompt]:
         """Yields the prompts of slates by rows, in order, assembled many at once."""
         for some in _batched(slates):
-            assembled = self._native.prompts([self._native_slate(slate) for slate in some])
-            for slate, (tokens, offsets, liked) in zip(some, assembled, strict=True):
+            for tokens, offsets in self._native.prompts([self._native_slate(slate) for slate in some]):
                 prefix, *candidates = [tokens[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
-                yield Prompt(prefix, candidates, liked, self._part(slate))
+                yield Prompt(prefix, candidates)
 
     def numbers(
         self,

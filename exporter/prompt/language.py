@@ -22,10 +22,10 @@ from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
 from rexit.exporter.catalog.catalog_files import Tensors, offsets
 from rexit.exporter.catalog.input_columns import with_values
-from rexit.exporter.catalog.source_tables import Encoded, column_of, holds_vectors, vector_rows
+from rexit.exporter.catalog.source_tables import Vectors, column_of, holds_vectors, vector_rows
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
-from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
-from rexit.exporter.prompt.template import RESERVED, Template, written
+from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
+from rexit.exporter.prompt.template import RATES, Template, written
 from rexit.progress import Progress, silent
 
 
@@ -54,14 +54,13 @@ class Compiled:
     """A compiled template.
 
     prompt: of catalog.json. pieces: the tensors of pieces.safetensors. fields: the pieces of the text columns, by `user.NAME` and
-    `item.NAME`. encoded: the columns of vectors that the template places. vectors: those that exit zero can read.
+    `item.NAME`. vectors: the columns of item vectors that exit zero can read.
     """
 
     prompt: dict[str, Any]
     pieces: dict[str, NDArray[Any]]
     fields: Fields
-    encoded: Encoded
-    vectors: Encoded
+    vectors: Vectors
 
 
 def compile_template(
@@ -84,26 +83,20 @@ def compile_template(
     """
     pieces, template, entities = Pieces(), language.template, {"user": users, "item": items}
     columns = [(f"{what}.{column.name}", column) for what, frame in entities.items() for column in frame.iter_columns()]
-    vectors = [name for name, column in columns if holds_vectors(column) and name not in RESERVED]
+    vectors = [name for name, column in columns if holds_vectors(column) and name not in RATES]
     texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
     program = compile_program(template, texts["user"], texts["item"], pieces, vectors, inputs)
     read = {op["column"] for op in program.numbers if "column" in op}
-    placed = {name for name in program.vectors if f"item.{name}" in vectors}
-    columns_of_vectors = {name: vector_rows(items[name], items["id"]) for name in sorted(placed | read)}
-    encoded = {name: columns_of_vectors[name] for name in program.vectors if name in placed}
+    read_vectors = {name: vector_rows(items[name], items["id"]) for name in sorted(read)}
     fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress)
     limits = _limits(program, np.diff(offsets), fields, inputs, template)
     prompt = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **limits}
-    if program.vectors:
-        dims = {name: {"dim": table.shape[1]} for name, table in encoded.items()}
-        prompt["vectors"] = [{"name": name, "count": vector_count(name), **dims.get(name, {})} for name in program.vectors]
     if inputs:
         prompt["inputs"] = [entry.to_json() for entry in inputs]
     if program.numbers:
         prompt["numbers"] = program.numbers
-    read_vectors = {name: table for name, table in columns_of_vectors.items() if name in read}
-    return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded, read_vectors)
+    return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, read_vectors)
 
 
 def _fields(
@@ -155,8 +148,7 @@ class ExtendedPieces:
             )
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
-        placed = catalog.vector_ids.dims if catalog.vector_ids else {}
-        vectors = [f"item.{name}" for name in {**placed, **dict.fromkeys(catalog.vector_columns)}]
+        vectors = [f"item.{name}" for name in catalog.vector_columns]
         before = {entry.name: entry.values for entry in catalog.inputs.entries}
         for rule in language.template.inputs:
             if rule.entry is None and not before.get(rule.name):

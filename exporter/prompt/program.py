@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rexit.bundle.catalog import SCORE
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Input
-from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
@@ -21,7 +20,6 @@ from rexit.exporter.prompt.template import (
     NUMBERS,
     PROMPT_NAMES,
     RATES,
-    RESERVED,
     SHARES,
     Nodes,
     Placeholder,
@@ -29,7 +27,7 @@ from rexit.exporter.prompt.template import (
     written,
 )
 
-TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
+TARGETS = ("item_field", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 
 LATEST_LIKES = 8
 """Items that a user liked last, with one of which exit zero's `max_cosine` is the largest."""
@@ -44,14 +42,13 @@ class Program:
     """A compiled template.
 
     prefix, candidate: ops. user_fields, item_fields: (column, whether a space precedes), by field.
-    vectors: the tables of item vectors that the ops read, in the order of their ids. numbers: ops of exit zero.
+    numbers: ops of exit zero.
     """
 
     prefix: list[Op] = field(default_factory=list)
     candidate: list[Op] = field(default_factory=list)
     user_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
     item_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    vectors: list[str] = field(default_factory=list)
     numbers: list[Op] = field(default_factory=list)
 
 
@@ -81,7 +78,7 @@ def compile_program(
         InputError: a placeholder is unknown or does not fit its column, a limit names no text, or the target item is missing.
     """
     program = Program()
-    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors, inputs)
+    compiler = _Compiler(template, user_columns, item_columns, pieces, program, inputs)
     ops = compiler.ops(template.prompt, "prompt")
     if template.bos is not None:
         ops.insert(0, {"op": "piece", "piece": pieces.literal(template.bos)})
@@ -93,8 +90,6 @@ def compile_program(
     program.numbers = [op for number in template.numbers(of_items) for op in _number_ops(template, number, of_items)]
     columns = [f"{what}.{column}" for what in ("user", "item") for column, _ in getattr(program, f"{what}_fields").values()]
     for name in template.limits:
-        if name in vectors:
-            raise InputError(f"{template.path}: limits.{name}: the column holds vectors, which have no tokens to cut")
         if name not in columns:
             known = ", ".join(dict.fromkeys(columns)) or "none"
             raise InputError(f"{template.path}: limits.{name}: the template places no such column, it places: {known}")
@@ -121,19 +116,10 @@ class _Compiler:
     item_columns: Sequence[str]
     pieces: Pieces
     program: Program
-    vectors: Collection[str]
     inputs: Sequence[Input]
 
     def ops(self, nodes: Nodes, where: str) -> list[Op]:
-        # The parser gives the space before a placeholder to it. Before a column of vectors it belongs to the text.
-        spaced: list[str | Placeholder] = []
-        for node in nodes:
-            if isinstance(node, Placeholder) and node.spaced and node.name in self.vectors:
-                text = spaced.pop() if spaced and isinstance(spaced[-1], str) else ""
-                spaced += [f"{text} ", replace(node, spaced=False)]
-            else:
-                spaced.append(node)
-        return [self.op(node, where) for node in spaced]
+        return [self.op(node, where) for node in nodes]
 
     def op(self, node: str | Placeholder, where: str) -> Op:
         if isinstance(node, str):
@@ -142,19 +128,10 @@ class _Compiler:
         space = " " if node.spaced else ""
         if node.name == "verdict":
             return {"op": "verdict", "yes": self._word("liked"), "no": self._word("disliked")}
-        if node.name == "item.gcn":
-            return self._item_vector(GCN)
-        if node.name == "user.gcn":
-            return {"op": "user_vector"}
-        if node.name in self.vectors:
-            return self._column_of_vectors(node, column, where)
-        if table == "item" and column in self.item_columns and node.name not in RESERVED:
-            if node.limit:
-                self.program.item_fields[column] = (column, False)  # the source of the vectors
-                return self._item_vector(f"{column}:{node.limit}")
+        if table == "item" and column in self.item_columns and node.name not in RATES:
             self.program.item_fields[space + column] = (column, node.spaced)
             return {"op": "item_field", "field": space + column}
-        if table == "user" and column in self.user_columns and node.name not in RESERVED:
+        if table == "user" and column in self.user_columns and node.name not in RATES:
             self.program.user_fields[space + column] = (column, node.spaced)
             return {"op": "user_field", "field": space + column, "missing": self._missing(node)}
         if node.name in RATES:
@@ -169,23 +146,6 @@ class _Compiler:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
         raise self._unknown(node, where)
-
-    def _item_vector(self, table: str) -> Op:
-        if table not in self.program.vectors:
-            self.program.vectors.append(table)
-        return {"op": "item_vector", "table": table}
-
-    def _column_of_vectors(self, node: Placeholder, column: str, where: str) -> Op:
-        problem = None
-        if node.name.startswith("user."):
-            problem = "the column holds vectors, which only items can have"
-        elif node.limit:
-            problem = f"the column holds a vector of each item, which is placed as one: {{{node.name}}}"
-        elif column in (USER, NOBODY):
-            problem = "that name is of the user's vectors: rename the column"
-        if problem:
-            raise InputError(f"{self.template.path}: {where}: {node}: {problem}")
-        return self._item_vector(column)
 
     def _list(self, node: Placeholder) -> Op:
         if node.name == "similar_verdict":
@@ -217,7 +177,7 @@ class _Compiler:
     def _unknown(self, node: Placeholder, where: str) -> InputError:
         columns = [f"user.{c}" for c in self.user_columns] if where == "prompt" else []
         columns += [f"item.{c}" for c in self.item_columns]
-        known = [name for name in columns if name not in RESERVED] + [n for n in self.vectors if n.startswith("item.")]
+        known = [name for name in columns if name not in RATES]
         known += PROMPT_NAMES[2:] if where == "prompt" else ENTRY_NAMES[1:]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
 
@@ -230,11 +190,6 @@ def rate_texts(bins: int) -> list[str]:
 def count_texts(bins: int) -> list[str]:
     """The texts of count bins: `0`, then the power of two at or below the count, `2^0`, `2^1`, …"""
     return ["0", *(f"2^{b - 1}" for b in range(1, bins))]
-
-
-def vector_count(table: str) -> int:
-    """Vectors per item in a table, from its name: `title:2` has two, `gcn` and a column of vectors one."""
-    return int(table.rpartition(":")[2]) if ":" in table else 1
 
 
 def placeholder(op: Op) -> str | None:
@@ -251,12 +206,8 @@ def placeholder(op: Op) -> str | None:
             return f"{{{kind}:{op['limit']}}}"
         case "verdict":
             return "{verdict}"
-        case "item_vector":
-            return f"{{item.{op['table']}}}"
         case "input":
             return f"{{{INPUT}{op['name']}}}"
-        case "user_vector":
-            return "{user.gcn}"
     return f"{{{kind[:4]}.{kind[5:]}}}"
 
 
@@ -277,9 +228,6 @@ def bounds(ops: Sequence[Op], lengths: Lengths, fields: Fields, inputs: Sequence
 
 def _bounds(op: Op, lengths: Lengths, fields: Fields, inputs: Sequence[Input]) -> tuple[int, int]:
     kind = op["op"]
-    if kind in ("item_vector", "user_vector"):
-        count = vector_count(op["table"]) if kind == "item_vector" else 1
-        return count, count
     if kind in ("history", "similar_liked"):
         low, high = bounds(op["entry"], lengths, fields)
         empty = int(lengths[op["empty"]])

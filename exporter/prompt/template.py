@@ -13,7 +13,6 @@ from rexit.bundle.catalog import SCORE
 from rexit.bundle.files import typed
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import KINDS, SPACED, Input
-from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
 from rexit.exporter.catalog.input_columns import InputRule
 
@@ -24,18 +23,16 @@ ENTRIES = {
 }
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
 RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
+"""Columns of these names cannot be placed."""
 SHARES = ("similar_like_rate", "nearest_like_rate")
 VERDICTS = ("user.like_rate", "item.like_rate", *SHARES, "verdict")
 """What says the same of all where all are likes."""
-EMBEDDINGS = ("user.gcn", "item.gcn")
 NUMBERS = ("gcn", *RATES, *SHARES)
 """What exit zero can read, beside columns of item vectors and `score.NAME`, a first stage's score."""
 ZERO = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10")
 """What it can read of every catalog, if the template does not say."""
-RESERVED = (*RATES, *EMBEDDINGS)
-"""Placeholders of rexit: columns of these names cannot be placed."""
-PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME")
-ENTRY_NAMES = ("item.COLUMN", "item.gcn", "verdict")
+PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, f"{INPUT}NAME")
+ENTRY_NAMES = ("item.COLUMN", "verdict")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}
 
@@ -44,7 +41,7 @@ BINS = {"like_rate": 20, "count": 12}
 class Placeholder:
     """`{name}` or `{name:limit}`.
 
-    limit: entries of a list; of a column, the number of vectors in place of its text (0: placed as text).
+    limit: entries of a list.
     spaced: the space before it belongs to its text, since tokenizers keep " word" whole.
     """
 
@@ -103,7 +100,7 @@ class Template:
         if what == "item":
             lists = [node.name for node in self.prompt if isinstance(node, Placeholder) and node.name in self.entries]
             nodes += [node for name in lists for node in self.entries[name]]
-        names = [node for node in nodes if isinstance(node, Placeholder) and node.name not in RESERVED]
+        names = [node for node in nodes if isinstance(node, Placeholder) and node.name not in RATES]
         columns = {node.name.partition(".")[2]: f"{self.path}: {node}" for node in names if node.name.startswith(f"{what}.")}
         if what == "item":
             reason = f"{self.path}: zero.inputs, whose numbers are {', '.join(NUMBERS)}, {SCORE}NAME"
@@ -177,8 +174,7 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                 names = ", ".join(ENTRY_NAMES if where != "prompt" else PROMPT_NAMES)
                 shown = f"{{{name}:{spec}}}" if spec else f"{{{name}}}"
                 raise InputError(f"{path}: {where}: unknown placeholder {shown}, known are: {names}")
-            vectors = name in EMBEDDINGS or (bool(spec) and name.startswith("item.") and name not in RATES)
-            spaced = literal.endswith(" ") and name not in (*LISTS, "verdict") and not vectors
+            spaced = literal.endswith(" ") and name not in (*LISTS, "verdict")
             limit = 0
             if name in (*LISTS, *SHARES):
                 if not (spec or "").isascii() or not (spec or "").isdigit() or not 1 <= int(spec or 0) <= 1000:
@@ -186,18 +182,9 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                         f"{path}: {where}: {{{name}}} needs a limit from 1 to 1000, as in {{{name}:5}}, not {spec!r}"
                     )
                 limit = int(spec or 0)
-            elif spec and vectors and name not in EMBEDDINGS:
-                if not spec.isascii() or not spec.isdigit() or not 1 <= int(spec) <= MAX_VECTORS:
-                    raise InputError(
-                        f"{path}: {where}: {{{name}}} can be 1 to {MAX_VECTORS} vectors, as in {{{name}:2}}, not {spec!r}"
-                    )
-                limit = int(spec)
             elif spec:
                 known = ", ".join((*LISTS, *SHARES))
-                raise InputError(
-                    f"{path}: {where}: {{{name}:{spec}}}: only lists and their rates take a limit ({known}), "
-                    "and columns of items a number of vectors"
-                )
+                raise InputError(f"{path}: {where}: {{{name}:{spec}}}: only lists and their rates take a limit ({known})")
             nodes += [literal[:-1] if spaced else literal, Placeholder(name, limit, spaced)]
     except InputError:
         raise

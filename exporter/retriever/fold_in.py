@@ -1,6 +1,6 @@
 """Embeddings for users and items that the retriever has not learned: propagated from the learned rows, which do not change.
 
-A checkpoint's projectors and every policy depend on the space of the learned rows, so none of these may move.
+Every policy depends on the space of the learned rows, so none of these may move.
 
 1. A user without an embedding gets the one that a request would be folded into: the sum of the `fold_in` rows of the items they
    liked, at unit length.

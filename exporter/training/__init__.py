@@ -1,4 +1,4 @@
-"""Training of a multi-exit model: a decoder, with heads at its exits and projectors for the vectors in its prompts.
+"""Training of a multi-exit model: a decoder, with heads at its exits.
 
 In: a decoder and a catalog. Out: a multi-exit checkpoint.
 

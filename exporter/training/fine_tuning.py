@@ -9,12 +9,11 @@ data, written every `save_every` steps and at a signal, once the step that it me
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
    mean of the exits' cross-entropies.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / RATE_RATIO^n with n exits
-   after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
-   nor weights of losses: all numbers here are our choice.
-4. Weights are float32, computations in `precision`. `lora` trains low-rank additions to all linear layers, and norms, heads and
-   projectors in full; token embeddings are then frozen, as with `freeze_embeddings`. A rate of 0 trains only heads and
-   projectors: no other weight has a gradient. The LM head and the final norm are never computed.
-5. A prompt's vectors ({item.gcn}, …) come from projectors, which are trained too.
+   after it, their heads likewise from `head_rate`. The paper gives neither exits, nor rates, nor weights of losses:
+   all numbers here are our choice.
+4. Weights are float32, computations in `precision`. `lora` trains low-rank additions to all linear layers, and norms and heads
+   in full; token embeddings are then frozen, as with `freeze_embeddings`. A rate of 0 trains only heads: no other
+   weight has a gradient. The LM head and the final norm are never computed.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from rexit.exporter.libraries import log, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder, split
 from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
-from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows
+from rexit.exporter.model.training import Rows, batches, packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_causal, check_one_source, labels_of, read_slates
 from rexit.exporter.source import LabelledPairs, Source
@@ -71,7 +70,7 @@ from rexit.slates import SIZE, cut, spread
 
 
 def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
-    """Loads the model that training starts from, with heads and projectors.
+    """Loads the model that training starts from, with its heads.
 
     Args:
         source: a folder, Hub id or GGUF file.
@@ -88,7 +87,7 @@ def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> t
     decoder = start.decoder
     if catalog is not None:
         check_fit(catalog, start)
-    projectors, adapted = None if catalog is None else fresh_projectors(catalog, decoder), None
+    adapted = None
     decoder.model.requires_grad_(False)  # final norm, LM head and pooler are never computed
     if not options.is_frozen:
         for module in (*decoder.layers, decoder.embeddings):
@@ -96,7 +95,7 @@ def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> t
         decoder.model.get_input_embeddings().requires_grad_(not options.freeze_embeddings)
     if options.lora:
         adapted = with_additions(decoder, source, options.lora)
-    return start, MultiExitModel(decoder, start.heads, start.exits, projectors).train(), adapted
+    return start, MultiExitModel(decoder, start.heads, start.exits).train(), adapted
 
 
 def _encoder(folder: Path, depths: Sequence[int], reranker: str | None) -> Checkpoint:
@@ -114,7 +113,7 @@ def _encoder(folder: Path, depths: Sequence[int], reranker: str | None) -> Check
             module.p = 0.0
     heads = ExitHeads([*early.norms, *own.norms], [*early.projections, *own.projections])
     prompt, roles = pair_prompt(folder) if form is None else form.prompt, None if saved is None else saved[0].roles
-    return Checkpoint(folder, decoder, tuple(depths), heads, "own", {}, None, None, prompt, roles)
+    return Checkpoint(folder, decoder, tuple(depths), heads, "own", {}, None, prompt, roles)
 
 
 def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
@@ -257,7 +256,6 @@ def train_model(
             start.labels,
             source.traits if isinstance(source, Catalog) else None,
             _tokenizer_of(start),
-            trained.projectors,
             start.reranker,
             source.roles.rule,
         )
@@ -306,7 +304,7 @@ def _train(
         data, steps_data, passes = pairs.drawn(options.steps * world, partial(tracked, what="pairs of train", progress=progress))
     steps, collate = options.steps or max(1, math.ceil(options.epochs * len(steps_data) / passes / world)), Collator(data)
     trainer = MultiExitTrainer(
-        Learner(model, data),
+        Learner(model),
         options,
         args=arguments(work, options, steps),
         train_dataset=steps_data,

@@ -32,7 +32,7 @@ from rexit.bundle.manifest import log_odds_of
 from rexit.errors import InputError
 from rexit.exporter.libraries import uses_bfloat16
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import POOL, Row, Rows, batches, parameter_groups, with_vectors
+from rexit.exporter.model.training import POOL, Row, Rows, batches, parameter_groups
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.prompts.slates_file import Query, SlatesFile
@@ -86,18 +86,17 @@ def first_loss(logits: Tensor, queries: int) -> Tensor:
 class Learner(nn.Module):
     """The module that is trained: its forward turns a batch of `Collator` into the loss, with all trained weights inside."""
 
-    def __init__(self, model: MultiExitModel, rows: Rows) -> None:
+    def __init__(self, model: MultiExitModel) -> None:
         super().__init__()
-        self.model, self._rows = model, rows
+        self.model = model
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, liked: Tensor, prompts: Sequence[Prompt]
+        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, liked: Tensor, queries: int
     ) -> dict[str, Tensor]:
-        passed, vectors = with_vectors(self.model, self._rows.sources, tokens, prompts)
-        logits = self.model(passed, positions, groups, rows, vectors)
+        logits = self.model(tokens, positions, groups, rows)
         loss = joint_loss(logits, liked)
         if not self.model.decoder.causal:
-            loss = loss + first_loss(logits, len(prompts))
+            loss = loss + first_loss(logits, queries)
         return {"loss": loss}
 
 
@@ -114,8 +113,8 @@ class Collator:
         tokens, positions, groups, rows = self._data.packed(numbers)
         liked = torch.from_numpy(np.concatenate([self._liked[n] for n in numbers]))
         self.tokens += sum(self._data.rows[n].length for n in numbers)
-        prompts = [self._data.rows[n].prompt for n in numbers]
-        return {"tokens": tokens, "positions": positions, "groups": groups, "rows": rows, "liked": liked, "prompts": prompts}
+        inputs = {"tokens": tokens, "positions": positions, "groups": groups, "rows": rows, "liked": liked}
+        return {**inputs, "queries": len(numbers)}
 
 
 class Pairs:
@@ -151,7 +150,7 @@ class Pairs:
                 chosen += [[len(rows) + n for n in batch] for batch in parts]
                 rows += new
             passes += 1
-        return Rows(rows, None), chosen, passes
+        return Rows(rows), chosen, passes
 
     def _row(self, query: Query) -> Row:
         relevant, others = (
@@ -163,7 +162,7 @@ class Pairs:
         any_query = [document if document not in relevant else self._drawn(others, 1)[0] for document in drawn]
         _, tokens = self._encoder.prompt(query.text, [*self._drawn(relevant, 1), *hard, *any_query])
         candidates, nothing = [np.array(ids, np.int32) for ids in tokens], np.zeros(0, np.int32)
-        return Row(query.group, Prompt(nothing, candidates, nothing.astype(np.int64), None), np.arange(len(candidates)) == 0)
+        return Row(query.group, Prompt(nothing, candidates), np.arange(len(candidates)) == 0)
 
     def _drawn(self, documents: Sequence[str], count: int, replace: bool = True) -> list[str]:
         return [documents[n] for n in self._rng.choice(len(documents), count, replace)]

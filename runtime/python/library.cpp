@@ -205,26 +205,21 @@ class Catalog {
                  core::JsonDocument(reinterpret_cast<const unsigned char*>(description.c_str()), description.size(),
                                     source_.where(folder + "/catalog.json"))) {}
 
-  // Of each slate tokens and offsets as core::Prompt has them, and the items that the user had liked.
-  std::vector<std::tuple<Array<std::int32_t, 1>, Array<std::int64_t, 1>, Array<std::int64_t, 1>>> prompts(
-      const std::vector<Slate>& slates) const {
+  // Of each slate tokens and offsets as core::Prompt has them.
+  std::vector<std::pair<Array<std::int32_t, 1>, Array<std::int64_t, 1>>> prompts(const std::vector<Slate>& slates) const {
     struct Assembled {
       std::vector<std::int32_t> tokens;
-      std::vector<std::int64_t> offsets, liked;
+      std::vector<std::int64_t> offsets;
     };
     std::vector<Assembled> assembled;
     assembled.reserve(slates.size());
     core::Prompt prompt;
     answer(slates, [&](core::Retrieval& retrieval, const core::Deadline& deadline, std::size_t) {
       core::assemble(catalog_, std::numeric_limits<std::int32_t>::max(), deadline, retrieval, prompt);
-      Assembled& slate = assembled.emplace_back(Assembled{prompt.tokens, {prompt.offsets.begin(), prompt.offsets.end()}, {}});
-      for (const core::Interaction& interaction : retrieval.history())
-        if (interaction.liked) slate.liked.push_back(interaction.item);
+      assembled.push_back({prompt.tokens, {prompt.offsets.begin(), prompt.offsets.end()}});
     });
-    std::vector<std::tuple<Array<std::int32_t, 1>, Array<std::int64_t, 1>, Array<std::int64_t, 1>>> arrays;
-    for (Assembled& slate : assembled)
-      arrays.emplace_back(to_numpy(std::move(slate.tokens)), to_numpy(std::move(slate.offsets)),
-                          to_numpy(std::move(slate.liked)));
+    std::vector<std::pair<Array<std::int32_t, 1>, Array<std::int64_t, 1>>> arrays;
+    for (Assembled& slate : assembled) arrays.emplace_back(to_numpy(std::move(slate.tokens)), to_numpy(std::move(slate.offsets)));
     return arrays;
   }
 

@@ -55,16 +55,10 @@ T = TypeVar("T")
 
 
 def check_files(bundle: Bundle) -> list[Check]:
-    """Checks all digests, the vectors, calibration's traces, and that the policy is the variant's and calibration's."""
+    """Checks all digests, calibration's traces, and that the policy is the variant's and calibration's."""
     from rexit.calibration.traces import TRACES_FILE, check_recording
 
     checks = [_digests(bundle)]
-    try:
-        has_vectors = bundle.has_catalog and bundle.catalog.vector_ids is not None
-    except BundleError:  # a failure of the digests, too
-        has_vectors = False
-    if has_vectors:
-        checks.append(_attempt(bundle, "vectors", bundle.vectors))
     if (traces := bundle.folder / TRACES_FILE).exists():
         checks.append(_attempt(bundle, "traces", lambda: check_recording(traces)))
     checks.append(_attempt(bundle, "policy", lambda: _policy(bundle), _policy_detail))

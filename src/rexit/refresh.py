@@ -1,7 +1,7 @@
 """A newer catalog for a bundle, without another export. There is always the old or the new one, never half of either.
 
-1. The catalog has to fit (`check_fit`). Where prompts have vectors, the bundle's own checkpoint makes those of all items.
-2. The new catalog, its vectors and golden samples, and a manifest that names them are written to `.refresh.tmp` in the bundle,
+1. The catalog has to fit (`check_fit`).
+2. The new catalog, its golden samples, and a manifest that names them are written to `.refresh.tmp` in the bundle,
    beside hard links to the variants: a bundle that can be opened and tried (`Swap`).
 3. Each variant is tried with the new catalog, on this machine (`Trial`):
    some of its golden samples must still come out as recorded, so that what it computes here can be relied on;
@@ -45,7 +45,6 @@ from rexit.bundle import (
     Ids,
     Manifest,
     Variant,
-    Vectors,
     engine_folders,
     sole_writer,
 )
@@ -54,8 +53,6 @@ from rexit.bundle.catalog import ZERO, first_difference
 from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.manifest import TOKENIZER, RefreshedCatalog
-from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.bundle.vectors import GCN
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.progress import Progress, silent
@@ -70,9 +67,7 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
     """Raises InputError for the first thing that does not fit:
 
     1. Kinds of ids, the unit of times, the tokenizer, the labels, and the prompt program, by the tokens of its pieces.
-    2. Where prompts have vectors: their tables, the widths of embeddings and of columns of vectors, and the embeddings' space,
-       which is the only one that the projectors know.
-    3. Limits: the longest prompts must fit the model, each variant's passes, and the engines compiled so far.
+    2. Limits: the longest prompts must fit the model, each variant's passes, and the engines compiled so far.
     """
     active = Catalog.open(bundle / manifest.catalog_folder)
     new, expected = catalog.info, active.info
@@ -94,14 +89,6 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
     same("times are", catalog.timeline.kind, active.timeline.kind)
     if difference := first_difference(new["prompt"], catalog.piece_table, expected["prompt"], active.piece_table):
         raise InputError(f"{catalog.path}: another prompt program than that of {bundle}: {difference}: nothing was swapped")
-    if (ids := active.vector_ids) is not None:
-        same("vectors of prompts are", new["prompt"].get("vectors", []), expected["prompt"].get("vectors", []))
-        same("embeddings' width is", new["embedding"]["dim"], expected["embedding"]["dim"])
-        if (ids.user or GCN in ids.tables) and catalog.space != active.space:
-            raise InputError(
-                f"{catalog.path}: its embeddings are of another training than those that the projectors "
-                "learned: make it by `rexit index --from`; nothing was swapped"
-            )
     _check_limits(bundle, manifest, variants, catalog)
 
 
@@ -130,7 +117,7 @@ _NAMED = 16  # digits of the digest in the folder's name
 class Swap:
     """A staged bundle at `folder`: the bundle with the new catalog. It still needs golden samples."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, catalog: Catalog) -> None:
         self._bundle = bundle
         self.folder = bundle / _STAGE
         self._name = f"catalog-{catalog.sha256[:_NAMED]}"
@@ -138,8 +125,6 @@ class Swap:
         self._new.mkdir(parents=True)
         for name in ("catalog.json", *catalog.files):
             shutil.copyfile(catalog.path / name, self._new / name)
-        if vectors is not None:
-            vectors.write(self._new / VECTORS_FILE)
         if TOKENIZER in manifest.files:
             link_or_copy(os.fspath(bundle / TOKENIZER), os.fspath(self.folder / TOKENIZER))
         shutil.copytree(bundle / "variants", self.folder / "variants", copy_function=link_or_copy, symlinks=True)
@@ -174,8 +159,6 @@ class Swap:
             for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
                 if other.name not in (self._name, before.catalog_folder):
                     shutil.rmtree(other, ignore_errors=True)
-            if before.catalog is not None:
-                (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
 
     def _write(self, before: Manifest) -> Manifest:
         """Writes and returns the manifest with all files that the new catalog's folder holds now."""
@@ -188,11 +171,11 @@ class Swap:
 
 
 @contextlib.contextmanager
-def staged(bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> Iterator[Swap]:
+def staged(bundle: Path, manifest: Manifest, catalog: Catalog) -> Iterator[Swap]:
     """Yields a swap. Unless it is committed, it vanishes when the block ends. Only for the bundle's `sole_writer`. Raises
     InputError if the bundle cannot be written."""
     try:
-        yield Swap(bundle, manifest, catalog, vectors)
+        yield Swap(bundle, manifest, catalog)
     except OSError as exc:
         raise InputError(f"{bundle}: cannot be written: {exc.strerror or exc}") from exc
     finally:
@@ -211,13 +194,11 @@ class RefreshOptions:
     """What can be chosen of a refresh; `rexit refresh --help` has most of it.
 
     Attributes:
-        checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
         keep_policy: Keep policies without trying them.
         golden_slates: Golden slates to make for each variant.
         device: Where variants run meanwhile. The CPU runs every variant's graphs.
     """
 
-    checkpoint: str | None = None
     keep_policy: bool = False
     golden_slates: int = 16
     device: str = "cpu"
@@ -402,9 +383,8 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
                         "to: make the catalog by `rexit index --from`; nothing was swapped, --keep-policy swaps, then run "
                         "`rexit calibrate`"
                     )
-        vectors = _vectors(bundle, manifest, new, options.checkpoint)
         refreshed = []
-        with staged(bundle, manifest, new, vectors) as swap:
+        with staged(bundle, manifest, new) as swap:
             trial = Trial(old, new, options, progress)
             for opened in variants:
                 golden, report = trial.run(opened, swap.folder)
@@ -417,30 +397,3 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
 def _counts(old: Ids, new: Ids) -> tuple[int, int]:
     """How many ids the new catalog has, and how many of them the old one does not have."""
     return len(new), int((old.find(new.take(np.arange(len(new)))) < 0).sum())
-
-
-def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, checkpoint: str | None) -> Vectors | None:
-    """Makes the vectors of all items of a catalog, for the model in the bundle. Raises CheckpointError or InputError."""
-    if catalog.vector_ids is None:
-        return None
-    if checkpoint is None:
-        raise InputError(
-            f"{bundle}: its prompts have vectors, which only the projectors of its checkpoint can make for new items: give "
-            "--checkpoint; nothing was swapped"
-        )
-    from rexit.exporter import preflight
-    from rexit.exporter.checkpoints.checkpoint import load_checkpoint
-    from rexit.exporter.model import rotation
-    from rexit.exporter.model.prompt_vectors import Sources
-
-    model = manifest.model
-    loaded = load_checkpoint(checkpoint, manifest.depths, model.head, catalog.labels)
-    if loaded.sha256() != model.checkpoint_sha256:
-        raise InputError(
-            f"{checkpoint}: is not the checkpoint that {bundle} was exported from: "
-            "its projectors would make other vectors; nothing was swapped"
-        )
-    preflight.check_vectors(loaded, catalog)
-    assert loaded.projectors is not None
-    rotation_matrix = None if rotation.obstacle(loaded.decoder) else rotation.orthogonal(loaded.decoder.hidden_size)
-    return Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), rotation_matrix)

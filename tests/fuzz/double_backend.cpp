@@ -15,10 +15,7 @@ constexpr std::size_t most_width = 64, most_layers = 8;
 class Double final : public HostBackend {
  public:
   explicit Double(const Bundle& bundle)
-      : model_(bundle.model()),
-        segments_(bundle.variant().segments),
-        max_positions_(bundle.variant().max_positions),
-        first_vector_(bundle.program().first_vector) {}
+      : model_(bundle.model()), segments_(bundle.variant().segments), max_positions_(bundle.variant().max_positions) {}
 
   void run(std::size_t index, const Pass& pass) const override {
     const Segment& segment = segments_.at(index);
@@ -33,13 +30,11 @@ class Double final : public HostBackend {
       sum = sum * 31 + static_cast<std::uint32_t>(pass.positions[t] + pass.groups[t]);
     }
     if (segment.first) {
-      const auto vectors = static_cast<std::int64_t>(segment.vectors.empty() ? 0 : pass.vector_rows);
-      const std::int64_t end = segment.vectors.empty() ? static_cast<std::int64_t>(model.vocab_size) : first_vector_ + vectors;
+      const auto end = static_cast<std::int64_t>(model.vocab_size);
       for (std::size_t t = 0; t < pass.tokens; ++t) {
         REXIT_PROMISE(pass.token_ids[t] >= 0 && pass.token_ids[t] < end);
         sum = sum * 31 + static_cast<std::uint32_t>(pass.token_ids[t]);
       }
-      if (vectors != 0) sum = read(pass.vectors, pass.vector_rows * model.hidden_size * sizeof(float), sum);
     } else {
       sum = read(pass.hidden_in, hidden, sum);
     }
@@ -76,7 +71,6 @@ class Double final : public HostBackend {
   const Model model_;
   const std::vector<Segment> segments_;
   const std::size_t max_positions_;
-  const std::int32_t first_vector_;
 };
 
 // A row's log-odds are the number of its columns that are not NaN.

@@ -148,7 +148,6 @@ def write_bundles(place: Path) -> None:
     small = {"users": 4, "items": 6}
     catalogs = {
         "plain": make_catalog(),
-        "vectors": make_catalog(vectors=True),
         "strings": make_catalog(strings=True),
         "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
@@ -157,7 +156,7 @@ def write_bundles(place: Path) -> None:
     }
     for name, catalog in catalogs.items():
         folder = write_bundle(place / name, BundleOptions(catalog))
-        if name in ("plain", "vectors", "zero"):
+        if name in ("plain", "zero"):
             put(f"graph/{name}", pack(folder))
         without_graphs(folder)
         if name in POLICIES:
@@ -185,8 +184,8 @@ def write_bundles(place: Path) -> None:
 
 
 def write_reloads(place: Path) -> None:
-    """What stands later on in the folders of `plain` and `vectors`: a policy, or a refreshed catalog."""
-    for name in ("plain", "vectors", "zero"):
+    """What stands later on in the folders of `plain` and `zero`: a policy, or a refreshed catalog."""
+    for name in ("plain", "zero"):
         folder = Path(shutil.copytree(place / name, place / f"reload-{name}"))
         rules = {"top_k": {**TOP_K, "rise": [1.0, 0.5, 0.5], "fall": [2.0, 0.5, 0.5]}} if name == "zero" else {"top_k": TOP_K}
         write_policy(folder, KEPT if name == "zero" else EXITS, 1, quorum=2, **rules)

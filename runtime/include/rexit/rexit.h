@@ -141,7 +141,7 @@ typedef struct rexit_variant_info {
   int32_t calibrated; /* 1: it has a policy */
   /* Memory that opening it takes, in bytes, without ONNX Runtime or TensorRT and their working memory. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
-  size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
+  size_t catalog_bytes; /* memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
   size_t session_bytes; /* a session's buffers and a prefix at their largest, as after rexit_session_warm_up. In addition:
                            prefixes of earlier requests, up to cache_bytes; hidden states of slates larger than a pass, up to
@@ -194,8 +194,8 @@ typedef struct rexit_bundle_options {
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
-/* Opens the folder of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
- * policy are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
+/* Opens the folder of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog and policy
+ * are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
  * milliseconds, and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if
  * manifest and policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no
  * request mixes the two. New sessions start without cached prefixes.
@@ -358,8 +358,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_item(const rexit_sessio
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const char* request, size_t request_bytes,
                                                            const float** log_odds_out, size_t* count_out, rexit_stats* stats_out);
 
-/* A request's token ids, without running the model. Those from rexit_bundle_info.vocabulary on are vectors, of items and of the
- * user; docs/format.md defines them. */
+/* A request's token ids, without running the model. */
 typedef struct rexit_prompt {
   const int32_t* tokens;
   const size_t* ends; /* [1 + candidate_count]: where the prefix and each candidate behind it end in `tokens` */

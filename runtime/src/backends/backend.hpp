@@ -25,9 +25,7 @@ class Stop {
 // Backend::tensor_alignment(); hidden states may begin at any row.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
-  const std::int64_t* token_ids = nullptr;                     // [T], first segment; ids above the vocabulary: rows of `vectors`
-  const float* vectors = nullptr;                              // [R, H], first segment with such an input
-  std::size_t vector_rows = 0;                                 // R, 1 to T
+  const std::int64_t* token_ids = nullptr;                     // [T], first segment
   const void* hidden_in = nullptr;                             // [T, H], other segments
   const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
   const std::int64_t* row_index = nullptr;                     // [N]

@@ -27,7 +27,6 @@ std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segmen
   for (const std::string* name : {&segment.positions, &segment.groups})
     specs.push_back({*name, TensorType::int64, {any_size}, Dynamic::tokens});
   specs.push_back({segment.rows, TensorType::int64, {any_size}, Dynamic::rows});
-  if (!segment.vectors.empty()) specs.push_back({segment.vectors, TensorType::float32, hidden_shape(model), Dynamic::vectors});
   add_caches(specs, model, segment, segment.past_keys, segment.past_values, Dynamic::prefix);
   return specs;
 }

@@ -16,8 +16,8 @@ enum class TensorType { int64, float32, float16 };
 
 constexpr std::int64_t any_size = -1;  // a dynamic dimension
 
-// The quantity in a tensor's dynamic dimension: T, P, N or R.
-enum class Dynamic { tokens, prefix, rows, vectors };
+// The quantity in a tensor's dynamic dimension: T, P or N.
+enum class Dynamic { tokens, prefix, rows };
 
 struct TensorSpec {
   std::string name;
@@ -36,19 +36,19 @@ constexpr TensorType type_of(Element element) noexcept {
   return element == Element::float32 ? TensorType::float32 : TensorType::float16;
 }
 
-// T, P', N and R of a pass. P' counts rows of past keys and values: the prefix, or `min_past` rows of padding without one.
+// T, P' and N of a pass. P' counts rows of past keys and values: the prefix, or `min_past` rows of padding without one.
 struct PassSizes {
   PassSizes(const Pass& pass, std::size_t min_past) noexcept
-      : tokens(pass.tokens), prefix(std::max(pass.prefix, min_past)), rows(pass.rows), vectors(pass.vector_rows) {}
+      : tokens(pass.tokens), prefix(std::max(pass.prefix, min_past)), rows(pass.rows) {}
 
   std::size_t size(Dynamic dynamic) const noexcept {
-    return dynamic == Dynamic::tokens ? tokens : dynamic == Dynamic::prefix ? prefix : dynamic == Dynamic::rows ? rows : vectors;
+    return dynamic == Dynamic::tokens ? tokens : dynamic == Dynamic::prefix ? prefix : rows;
   }
 
-  std::size_t tokens, prefix, rows, vectors;
+  std::size_t tokens, prefix, rows;
 };
 
-// In this order: tokens or hidden, positions, groups, rows, vectors (if the segment has them), past keys, past values.
+// In this order: tokens or hidden, positions, groups, rows, past keys, past values.
 std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segment);
 // In this order: hidden (not in the last segment), logits, new keys, new values.
 std::vector<TensorSpec> segment_outputs(const Model& model, const Segment& segment);

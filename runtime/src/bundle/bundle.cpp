@@ -105,7 +105,6 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   segment.positions = inputs.at("positions").string();
   segment.groups = inputs.at("groups").string();
   segment.rows = inputs.at("rows").string();
-  if (segment.first && inputs.has("vectors")) segment.vectors = inputs.at("vectors").string();
   segment.past_keys = layer_names(inputs.at("past_keys"), segment.layers());
   segment.past_values = layer_names(inputs.at("past_values"), segment.layers());
   if (!segment.last) segment.hidden = outputs.at("hidden").string();
@@ -185,7 +184,6 @@ struct ActiveCatalog {
       folder = catalog.at("folder").string();
       check_relative_path(folder, catalog);
       if (folder.find('/') != std::string::npos) fail(REXIT_CORRUPT, catalog.where(), ": `", folder, "` is not a plain name");
-      vectors = folder + "/" + vectors;
       is_refreshed = true;
       exported_sha256 = catalog.at("exported_sha256").string();
     } else {
@@ -198,7 +196,7 @@ struct ActiveCatalog {
     return is_refreshed ? folder + "/golden/" + variant + ".safetensors" : "variants/" + variant + "/golden.safetensors";
   }
 
-  std::string folder = "catalog", vectors = "vectors.safetensors";
+  std::string folder = "catalog";
   bool is_refreshed = false;
   std::string exported_sha256;  // of the catalog from the export, which the variants name
 };
@@ -306,16 +304,6 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
     fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but ",
          catalog ? "the catalog's prompt has no `numbers`" : "`tokens` has no `scores`");
   if (has_zero_ && !catalog) file_entry(files, zero_name, folder_.where(manifest_name));  // it is listed
-
-  const bool has_vectors = program().has_vectors();
-  if (has_vectors == variant_.segments.front().vectors.empty())
-    fail(REXIT_CORRUPT, folder_.where(description),
-         " segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`", ", but the prompt program has ",
-         has_vectors ? "vectors" : "none");
-  if (!has_vectors) return;
-  file_entry(files, catalog->vectors, folder_.where(manifest_name));  // it is listed
-  vectors_ = std::make_unique<const Vectors>(folder_.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
-                                             model_.hidden_size);
 }
 
 std::string Bundle::where_exit(std::size_t exit) const {

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "bundle/catalog/catalog.hpp"
-#include "bundle/catalog/vectors.hpp"
 #include "bundle/policy.hpp"
 #include "bundle/word_pieces.hpp"
 #include "files/folder.hpp"
@@ -33,7 +32,6 @@ struct Segment {
   bool first, last;
   std::string source;  // `tokens` in the first segment, `hidden` in the others
   std::string positions, groups, rows;
-  std::string vectors;  // empty: no such input
   std::vector<std::string> past_keys, past_values;
   std::string hidden;  // empty in the last segment
   std::string logits;
@@ -95,22 +93,17 @@ class Bundle {
   // Without a catalog: empty, with the lengths and numbers that the manifest gives.
   const Program& program() const noexcept { return catalog_ != nullptr ? catalog_->program : tokens_only_; }
   // Token ids of a text input are below this: its tokens are the tokenizer's, which may have fewer than the model.
-  std::size_t text_vocabulary() const noexcept { return static_cast<std::size_t>(program().first_vector); }
+  std::size_t text_vocabulary() const noexcept { return program().vocabulary; }
   // Token ids of prompts are below this.
-  std::size_t vocabulary() const noexcept {
-    return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
-  }
+  std::size_t vocabulary() const noexcept { return model_.vocab_size; }
   const std::string& policy_sha256() const noexcept { return policy_sha256_; }   // empty: no policy
-  const Vectors* vectors() const noexcept { return vectors_.get(); }             // null: the prompt program has none
   const WordPieces* word_pieces() const noexcept { return word_pieces_.get(); }  // null: texts are for a tokenizer elsewhere
   std::size_t table_bytes() const noexcept {
-    return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0) +
-           (word_pieces_ != nullptr ? word_pieces_->bytes() : 0);
+    return (catalog_ != nullptr ? catalog_->bytes() : 0) + (word_pieces_ != nullptr ? word_pieces_->bytes() : 0);
   }
   // Throws REXIT_MISMATCH if a table was modified since it was opened: earlier checks may no longer hold.
   void check_unchanged() const {
     if (catalog_ != nullptr) catalog_->check_unchanged();
-    if (vectors_ != nullptr) vectors_->check_unchanged();
     if (word_pieces_ != nullptr) word_pieces_->check_unchanged();
   }
   // Whether the manifest or policy there has changed since this was opened.
@@ -136,7 +129,6 @@ class Bundle {
   Conditions calibrated_on_;
   std::unique_ptr<const Catalog> catalog_;  // null: the bundle has none
   Program tokens_only_;
-  std::unique_ptr<const Vectors> vectors_;
   std::unique_ptr<const WordPieces> word_pieces_;
   std::string manifest_sha256_, policy_sha256_;  // empty: no such file
 };

@@ -99,15 +99,6 @@ class Assembler {
         return append(like_rate_bin(op, retrieval_.similar_likes(subject.item, op.limit)));
       case OpKind::nearest_like_rate:
         return append(like_rate_bin(op, retrieval_.nearest_likes(subject.item, op.limit)));
-      case OpKind::item_vector: {
-        const VectorTable& table = catalog_.program.vectors[op.field];
-        check_fits(static_cast<std::size_t>(table.count));
-        for (std::int32_t j = 0; j < table.count; ++j) tokens_.push_back(table.first + subject.item * table.count + j);
-        return;
-      }
-      case OpKind::user_vector:
-        check_fits(1);
-        return tokens_.push_back(catalog_.program.user_vector);
       case OpKind::input:
         return append_input(op, input(op.field));
     }
@@ -176,7 +167,6 @@ class Assembler {
 
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates) {
-  if (bundle.program().has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
   assemble(bundle.catalog(), bundle.variant().max_positions, deadline, retrieval, prompt, candidates);
 }
 
@@ -218,7 +208,6 @@ void append(const std::int32_t* tokens, std::size_t count, std::size_t vocabular
 void assemble(const Bundle& bundle, const TokenPrompt& source, const Deadline& deadline, Prompt& prompt) {
   const std::size_t limit = bundle.variant().max_positions, vocabulary = bundle.vocabulary(), prefix = source.prefix.size();
   prompt.tokens.clear();
-  prompt.user_vector.clear();
   prompt.offsets.assign(1, 0);
   if (bundle.model().causal == 0 && prefix != 0)
     fail(REXIT_INVALID_ARGUMENT, "prefix has ", prefix,

@@ -9,15 +9,12 @@
 
 namespace rexit::core {
 
-// Ids below Program::first_vector are tokens, the others vectors.
 struct Prompt {
   std::vector<std::int32_t> tokens;  // of the prefix, then of the candidates
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
-  std::vector<float> user_vector;    // [H]: the vector behind Program::user_vector, if the program has such an op
 
   std::size_t memory() const noexcept {
-    return tokens.capacity() * sizeof(std::int32_t) + offsets.capacity() * sizeof(std::size_t) +
-           user_vector.capacity() * sizeof(float);
+    return tokens.capacity() * sizeof(std::int32_t) + offsets.capacity() * sizeof(std::size_t);
   }
   std::size_t prefix_tokens() const noexcept { return offsets[1]; }
   std::size_t candidates() const noexcept { return offsets.size() - 2; }
@@ -27,7 +24,7 @@ struct Prompt {
 
 // Assembles the prompt of the query that `retrieval` has begun. `candidates`: which of them, ascending, the others getting no
 // tokens; null: all. `retrieval` and `prompt` are reused across calls.
-// Throws REXIT_TOO_LONG as soon as the prefix and a candidate together have more tokens, vectors included, than the variant
+// Throws REXIT_TOO_LONG as soon as the prefix and a candidate together have more tokens than the variant
 // accepts; REXIT_CORRUPT for a candidate without tokens, which has no row for the head to read, and for a user's vector that is
 // not finite; and what Retrieval throws.
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,

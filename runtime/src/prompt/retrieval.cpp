@@ -174,18 +174,6 @@ std::size_t Retrieval::sum_liked(const RowOf& row_of, std::size_t width) {
   return likes;
 }
 
-void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
-  const std::size_t width = vectors.width();
-  const auto likes = static_cast<double>(sum_liked([&](Row item) { return vectors.liked_item(item); }, width));
-  out.resize(width);
-  if (likes == 0) {
-    std::transform(vectors.no_likes(), vectors.no_likes() + width, out.begin(), to_float);
-  } else {
-    std::transform(liked_sum_.begin(), liked_sum_.end(), out.begin(),
-                   [likes](double sum) { return static_cast<float>(sum / likes); });
-  }
-}
-
 // Sets `direction` to that of liked_sum_, and returns its length: 0 if there is no direction. The divisor is a power of two, so
 // the only rounding is that of each component to a half.
 double Retrieval::set_direction(std::vector<float>& direction) const {

@@ -9,7 +9,6 @@
 
 #include "base/clock.hpp"
 #include "bundle/catalog/catalog.hpp"
-#include "bundle/catalog/vectors.hpp"
 
 namespace rexit::core {
 
@@ -73,10 +72,6 @@ class Retrieval {
 
   // What exit zero reads: [items(), program.numbers]; NaN where there is nothing to read. `scores`: the request's.
   void numbers(const StageScores& scores, std::vector<float>& out);
-
-  // [H]: the mean of vectors.liked_item() over this user's likes, with repetitions; vectors.no_likes() for a user without likes.
-  // Throws REXIT_CORRUPT for a vector that is not finite.
-  void user_vector(const Vectors& vectors, std::vector<float>& out);
 
   std::size_t memory() const noexcept;
 

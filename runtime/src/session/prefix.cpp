@@ -94,8 +94,7 @@ constexpr std::size_t max_tokens = 4096;
 PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backend) : tokens_(tokens_of(bundle)) {
   if (tokens_.empty()) return;
   const std::shared_ptr<const Backend> backend = make_backend();
-  VectorRows vectors(bundle);
-  PrefixCache cache(bundle, *backend, vectors, 0);
+  PrefixCache cache(bundle, *backend, 0);
   cache.set_current(tokens_.data(), tokens_.size());
   while (!cache.ready(bundle.segments() - 1)) cache.deepen();
 

@@ -24,7 +24,7 @@ struct Prefix {
   std::size_t depth() const noexcept;  // number of segments computed for at least a token
   std::size_t bytes() const noexcept;
 
-  std::vector<std::int64_t> tokens;          // keys of VectorRows; empty: the entry is free
+  std::vector<std::int64_t> tokens;          // empty: the entry is free
   std::vector<std::size_t> computed_tokens;  // [segments]
   // [tokens, H]: the output of a token's last computed segment, input of the next. Only rows from computed_tokens.back() to
   // computed_tokens.front() are valid.

@@ -115,10 +115,10 @@ PrefixSource PrefixLookup::find(const std::vector<std::unique_ptr<Prefix>>& entr
   return best;
 }
 
-std::size_t PrefixLookup::common_length(const std::vector<std::int64_t>& keys, const std::int32_t* tokens,
+std::size_t PrefixLookup::common_length(const std::vector<std::int64_t>& cached, const std::int32_t* tokens,
                                         std::size_t count) const noexcept {
   std::size_t n = 0;
-  while (n < count && n < keys.size() && keys[n] == vectors_.key(tokens[n])) ++n;
+  while (n < count && n < cached.size() && cached[n] == tokens[n]) ++n;
   return n;
 }
 
@@ -248,7 +248,7 @@ void PrefixComputation::run(Prefix& prefix, std::size_t segment, std::size_t fro
   pass.tokens = total - from;
   pass.prefix = from;
   pass.rows = 1;
-  if (segment == 0) vectors_.set_inputs(prefix.tokens.data() + from, pass);
+  if (segment == 0) pass.token_ids = prefix.tokens.data() + from;
   pass.hidden_in = prefix.hidden.data() + from * layout_.hidden_row();
   pass.positions = positions_.data() + from;
   pass.groups = groups_.data();
@@ -274,19 +274,17 @@ constexpr std::size_t max_rest = 4;  // a prefix is superseded by one that has a
 
 }  // namespace
 
-PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget,
-                         const PinnedStart* start)
+PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget, const PinnedStart* start)
     : bundle_(bundle),
       backend_(backend),
-      vectors_(vectors),
       layout_(bundle, backend),
-      lookup_(bundle, vectors, start),
+      lookup_(bundle, start),
       store_(bundle, backend, layout_, budget),
       empty_(bundle, backend),
       current_(&empty_),
       shared_tokens_(bundle.segments()),
       addresses_(bundle),
-      computation_(bundle, backend, vectors, layout_, store_, addresses_) {}
+      computation_(bundle, backend, layout_, store_, addresses_) {}
 
 std::size_t PrefixCache::set_current(const std::int32_t* tokens, std::size_t count) {
   current_ = &empty_;
@@ -301,10 +299,8 @@ std::size_t PrefixCache::set_current(const std::int32_t* tokens, std::size_t cou
     source.prefix->superseded = (source.prefix_tokens - source.shared_tokens) * max_rest <= source.prefix_tokens;
   Prefix& entry = store_.acquire_entry(count);
   for (std::size_t k = 0; k < shared_tokens_.size(); ++k) shared_tokens_[k] = source.shared_tokens_of(k);
-  entry.tokens.clear();
   std::fill(entry.computed_tokens.begin(), entry.computed_tokens.end(), 0);
-  entry.tokens.resize(count);
-  std::transform(tokens, tokens + count, entry.tokens.begin(), [this](std::int32_t id) { return vectors_.key(id); });
+  entry.tokens.assign(tokens, tokens + count);
   use(entry);
   release_oversized_blocks(entry, source.prefix == &entry);
   if (source.shared_tokens != 0) copy_start(entry, source);

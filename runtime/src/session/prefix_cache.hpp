@@ -10,7 +10,6 @@
 #include "backends/backend.hpp"
 #include "bundle/bundle.hpp"
 #include "session/prefix.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -73,19 +72,18 @@ struct PrefixSource {
 class PrefixLookup {
  public:
   // All must outlive the look-up. `start`: null: no pinned start.
-  PrefixLookup(const Bundle& bundle, const VectorRows& vectors, const PinnedStart* start)
-      : bundle_(bundle), vectors_(vectors), start_(start) {}
+  PrefixLookup(const Bundle& bundle, const PinnedStart* start) : bundle_(bundle), start_(start) {}
 
   // The source that saves the most work for a prefix of `count` tokens; nothing if too few tokens are in common to save time.
   PrefixSource find(const std::vector<std::unique_ptr<Prefix>>& entries, const std::int32_t* tokens, std::size_t count) const;
 
  private:
-  std::size_t common_length(const std::vector<std::int64_t>& keys, const std::int32_t* tokens, std::size_t count) const noexcept;
+  std::size_t common_length(const std::vector<std::int64_t>& cached, const std::int32_t* tokens,
+                            std::size_t count) const noexcept;
   std::size_t saved_token_layers(const std::vector<std::size_t>& computed_tokens, std::size_t count) const noexcept;
   const PackedPrefix* matching_start(const std::int32_t* tokens, std::size_t count) const;
 
   const Bundle& bundle_;
-  const VectorRows& vectors_;
   const PinnedStart* start_;
 };
 
@@ -113,11 +111,10 @@ class CacheAddresses {
 class PrefixComputation {
  public:
   // All must outlive the computation. `addresses`: those of the prefix in use.
-  PrefixComputation(const Bundle& bundle, const Backend& backend, VectorRows& vectors, const PrefixLayout& layout,
-                    PrefixStore& store, CacheAddresses& addresses)
+  PrefixComputation(const Bundle& bundle, const Backend& backend, const PrefixLayout& layout, PrefixStore& store,
+                    CacheAddresses& addresses)
       : bundle_(bundle),
         backend_(backend),
-        vectors_(vectors),
         layout_(layout),
         store_(store),
         addresses_(addresses),
@@ -143,7 +140,6 @@ class PrefixComputation {
 
   const Bundle& bundle_;
   const Backend& backend_;
-  VectorRows& vectors_;
   const PrefixLayout& layout_;
   PrefixStore& store_;
   CacheAddresses& addresses_;
@@ -156,10 +152,9 @@ class PrefixComputation {
 // the current prefix.
 class PrefixCache {
  public:
-  // All must outlive the cache. `vectors`: those of the current request. `budget`: bytes of all prefixes together; the current
+  // All must outlive the cache. `budget`: bytes of all prefixes together; the current
   // prefix stays even if it alone is larger. `start`: null: no pinned start.
-  PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget,
-              const PinnedStart* start = nullptr);
+  PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget, const PinnedStart* start = nullptr);
 
   // Makes `tokens` the current prefix. Returns how many leading tokens have been computed, by at least a segment: all if it is
   // cached; else those in common with a cached prefix or the pinned start, unless too few to save time. The common start is
@@ -192,7 +187,6 @@ class PrefixCache {
 
   const Bundle& bundle_;
   const Backend& backend_;
-  const VectorRows& vectors_;
   const PrefixLayout layout_;
   const PrefixLookup lookup_;
   PrefixStore store_;

@@ -46,13 +46,10 @@ struct LargestPass {
     prefix_tokens = std::min(program.max_prefix_tokens, max_positions - 1);
     candidate_tokens = std::clamp<std::size_t>(program.max_candidate_tokens, 1, max_positions - prefix_tokens);
     candidates = std::max<std::size_t>(1, bundle.variant().max_tokens / candidate_tokens);
-    vectors = std::max(std::min(program.max_prefix_vectors, prefix_tokens),
-                       candidates * std::min(program.max_candidate_vectors, candidate_tokens));
   }
   std::size_t slate_tokens() const noexcept { return candidates * candidate_tokens; }
 
   std::size_t prefix_tokens, candidate_tokens, candidates;
-  std::size_t vectors;  // the maximum over prefix and slate
 };
 
 constexpr std::pair<const char*, std::size_t Model::*> model_fields[] = {
@@ -72,11 +69,6 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
     if (now.model().*field != opened.bundle.model().*field)
       fail(REXIT_MISMATCH, now.path(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
            opened.bundle.model().*field, ": the segments have changed, open the bundle again");
-  // The id of the first vector is a constant in the first graph.
-  const Program &program = now.program(), &loaded = opened.bundle.program();
-  if (program.has_vectors() && program.first_vector != loaded.first_vector)
-    fail(REXIT_MISMATCH, now.path(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
-         loaded.first_vector, ": the segments have changed, open the bundle again");
   return opened.make_backend;
 }
 
@@ -134,9 +126,8 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
 
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes)
     : retrieval(loaded.bundle.has_catalog() ? std::make_unique<Retrieval>(loaded.bundle.catalog()) : nullptr),
-      vectors(loaded.bundle),
-      prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
-      slate(loaded.bundle, backend, vectors, slate_bytes) {}
+      prefix(loaded.bundle, backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
+      slate(loaded.bundle, backend, slate_bytes) {}
 
 Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes)
     : loaded_(std::move(loaded)),
@@ -258,7 +249,6 @@ void Session::warm_up() {
   prompt.offsets.assign({0, largest.prefix_tokens});
   for (std::size_t i = 0; i < largest.candidates; ++i) prompt.offsets.push_back(prompt.offsets.back() + largest.candidate_tokens);
 
-  state_->vectors.reserve(largest.vectors);
   rexit_stats ignored{};
   clear_cache();
   state_->zero.assign(largest.candidates, 0);
@@ -276,7 +266,6 @@ void Session::warm_up() {
 const std::vector<Answer>& Session::run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline,
                                         rexit_stats& stats) {
   const std::size_t prefix_tokens = prompt.prefix_tokens();
-  state_->vectors.begin(prompt);
   stats.prefix_tokens = prefix_tokens;
   {
     const Timer timer(stats.prefix_us);
@@ -308,7 +297,7 @@ void Session::update_memory() noexcept {
   const std::size_t prefixes = s.prefix.prefix_bytes();
   prefixes_ = prefixes;
   buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
-             s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
+             s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
              (s.log_odds.capacity() + s.numbers.capacity() + s.zero.capacity()) * sizeof(float);
 }
 
@@ -323,8 +312,7 @@ std::size_t session_bytes(const Bundle& bundle) {
   // Hidden states count twice, before and after a segment. A token also has an id, a position and a group; in a slate, also a
   // row.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
-  const std::size_t vectors = bundle.vectors() == nullptr ? 0 : std::max<std::size_t>(1, largest.vectors) * model.hidden_size;
-  return vectors * sizeof(float) + largest.prefix_tokens * (cache + hidden + 3 * sizeof(std::int64_t)) +
+  return largest.prefix_tokens * (cache + hidden + 3 * sizeof(std::int64_t)) +
          largest.slate_tokens() * (hidden + 4 * sizeof(std::int64_t));
 }
 

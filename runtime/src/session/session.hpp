@@ -19,7 +19,6 @@
 #include "session/prefix_cache.hpp"
 #include "session/slate.hpp"
 #include "session/supervised_backend.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -123,7 +122,6 @@ class Session {
 
     std::unique_ptr<Retrieval> retrieval;  // null: the bundle has no catalog
     Prompt prompt;
-    VectorRows vectors;
     PrefixCache prefix;
     Slate slate;
     std::size_t candidates = 0;  // of the last request

@@ -51,10 +51,9 @@ bool has_slate_rules(const StopRule& rule, std::size_t first_exit) {
 
 }  // namespace
 
-Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t hidden_bytes)
+Slate::Slate(const Bundle& bundle, const Backend& backend, std::size_t hidden_bytes)
     : bundle_(bundle),
       backend_(backend),
-      vectors_(vectors),
       hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
       hidden_(backend, bundle.model().hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype)) {}
 
@@ -158,7 +157,7 @@ void Slate::split() {
 std::size_t Slate::run_chunks(std::size_t segment, const PrefixCache& prefix, const Deadline& deadline) {
   constexpr std::size_t passes_per_lane = 4;
   const std::size_t passes = chunks_.size() - 1, threads = backend_.concurrency();
-  const bool alone = prefix.tokens() != 0 || bundle_.vectors() != nullptr || passes < passes_per_lane * threads;
+  const bool alone = prefix.tokens() != 0 || passes < passes_per_lane * threads;
   const std::size_t lanes = alone ? 1 : threads;
   rows_.resize(active_.size());
   logits_.resize(2 * active_.size());
@@ -237,7 +236,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t chunk, const PrefixCache&
   pass.prefix = prefix.tokens();
   pass.rows = end - begin;
   if (graph.first) {
-    vectors_.set_inputs(token_ids_.data() + first, pass);
+    pass.token_ids = token_ids_.data() + first;
   } else {
     pass.hidden_in = hidden_.input(first);
   }

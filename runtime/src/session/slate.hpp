@@ -14,7 +14,6 @@
 #include "prompt/prompt.hpp"
 #include "session/prefix_cache.hpp"
 #include "session/stops.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -118,7 +117,7 @@ class Slate {
  public:
   // All must outlive the slate. Runs reuse its buffers. `hidden_bytes`: limit for the candidates' hidden states between two
   // segments, except that a single pass always fits; 0: the default.
-  Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t hidden_bytes = 0);
+  Slate(const Bundle& bundle, const Backend& backend, std::size_t hidden_bytes = 0);
 
   // Begins a slate of `count` candidates: those that exit zero stops have their answers. `zero`: its log-odds, [count]; null: the
   // bundle has no such exit. `rule` must be that of run(). Throws REXIT_BACKEND_FAILED for log-odds that are not finite.
@@ -128,10 +127,9 @@ class Slate {
   // Ends the slate without run(), because the deadline has passed. Throws REXIT_DEADLINE without exit zero.
   const std::vector<Answer>& cut_short();
 
-  // Call after begin(). Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its
-  // vectors in the VectorRows. If the deadline passes, a candidate's answer is that of the deepest exit it has reached, or none.
-  // Throws REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills
-  // `stats` in all cases.
+  // Call after begin(). Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`. If the
+  // deadline passes, a candidate's answer is that of the deepest exit it has reached, or none. Throws REXIT_DEADLINE if no
+  // candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills `stats` in all cases.
   //
   // Candidates with the same tokens get the same log-odds at every exit of a segment, to the bit, if they run in the same part
   // and the first of them gets there.
@@ -171,7 +169,6 @@ class Slate {
 
   const Bundle& bundle_;
   const Backend& backend_;
-  VectorRows& vectors_;
   const std::size_t hidden_bytes_;
   EqualCandidates equal_;
   std::vector<std::uint32_t> entering_;  // indices, ascending

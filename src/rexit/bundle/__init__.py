@@ -7,7 +7,6 @@ from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Manifest, Model, RerankerPrompt, TokenRequests
 from rexit.bundle.policy import ExitPolicy, Policy, TopK
 from rexit.bundle.variant import Engine, EngineSegment, OptimizationProfile, Segment, Variant, engine_folders
-from rexit.bundle.vectors import VectorIds, Vectors
 from rexit.bundle.writer import locked_file, new_folder, sole_writer
 from rexit.ids import Id
 
@@ -32,8 +31,6 @@ __all__ = [
     "TokenRequests",
     "TopK",
     "Variant",
-    "VectorIds",
-    "Vectors",
     "check_writable",
     "digest",
     "engine_folders",

@@ -14,8 +14,6 @@ from rexit.bundle.manifest import Manifest
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
 from rexit.bundle.variant import Variant
-from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.bundle.vectors import Vectors
 from rexit.errors import BundleError, InputError
 
 
@@ -75,8 +73,6 @@ class Bundle:
             if manifest.tokens is not None:
                 raise BundleError(f"{folder}: made for a catalog, the bundle has none")
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
-        if (manifest.vectors_file in manifest.files) != any("vectors" in segment.inputs for segment in selected.segments):
-            raise BundleError(f"{folder}: its first segment and the bundle disagree on whether there is a {VECTORS_FILE}")
         return cls(path, manifest, selected)
 
     @property
@@ -114,12 +110,6 @@ class Bundle:
         Raises BundleError."""
         tokens = self.manifest.tokens
         return self.catalog.labels if tokens is None else tokens.labels
-
-    def vectors(self) -> Vectors | None:
-        """Returns the vectors of prompts; None if prompts are text only. Raises BundleError."""
-        if not self.has_catalog or (ids := self.catalog.vector_ids) is None:
-            return None
-        return Vectors.read(self.path / self.manifest.vectors_file, ids, self.manifest.model.hidden_size)
 
     def policy(self) -> Policy | None:
         """Returns the variant's policy; None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""

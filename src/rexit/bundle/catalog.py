@@ -21,7 +21,6 @@ from rexit.bundle.files import FileEntry, Name, check_hashes, check_paths, check
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Codes, Inputs
 from rexit.bundle.manifest import labels_of
-from rexit.bundle.vectors import VectorIds
 from rexit.candidates import Candidates
 from rexit.errors import BundleError, InputError
 from rexit.ids import Id, to_id
@@ -257,10 +256,10 @@ def first_difference(
 
 def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
     """Returns the SHA-256 of a program (`prompt` of catalog.json), lower-case hex. It is equal for two programs that have no
-    `first_difference` in what a model reads and place the same vectors."""
+    `first_difference` in what a model reads."""
     spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
     inputs = {"inputs": program["inputs"]} if program.get("inputs") else {}
-    text = json.dumps({**spelled, "vectors": program.get("vectors", []), **inputs}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({**spelled, **inputs}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -306,6 +305,8 @@ TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 ZERO = "zero.onnx"
 """Exit zero's graph, in catalogs with numbers."""
 MAX_PROBES = 1 << 16
+MAX_WIDTH = 1 << 16
+"""Largest width of an embedding, and of a column of vectors."""
 Kind = Annotated[str, msgspec.Meta(pattern="^(int64|string)$")]
 
 
@@ -410,9 +411,7 @@ class Catalog:
         known = typed(info, _Info, f"{path}/catalog.json")
         check_sizes(path, known.files)
         catalog = cls(path, info, known.files)
-        ids, _, _ = catalog.vector_ids, catalog.inputs, catalog.labels
-        if ids and ids.too_many:
-            raise BundleError(f"{path}/catalog.json: {ids.too_many}")
+        _ = catalog.inputs, catalog.labels
         return catalog
 
     @cached_property
@@ -422,11 +421,6 @@ class Catalog:
             return labels_of(self.info)
         except ValueError as exc:
             raise BundleError(f"{self.path}/catalog.json: {exc}") from exc
-
-    @cached_property
-    def vector_ids(self) -> VectorIds | None:
-        """The ids that stand for vectors in prompts; None if prompts are text only."""
-        return VectorIds.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -550,19 +544,6 @@ class Catalog:
     def snapshots(self) -> dict[str, NDArray[Any]]:
         """What training prompts retrieve with. Only a catalog of `rexit index` has it, not an updated one. Raises BundleError."""
         return self._table(self._beside("snapshots", self.info.get("snapshots")).name)
-
-    @cached_property
-    def encoded(self) -> dict[str, NDArray[Any]]:
-        """The items' columns of vectors that prompts place, by name, float16 [I, D]. A bundle has no copy. Raises BundleError."""
-        dims = {} if self.vector_ids is None else self.vector_ids.dims
-        if not dims:
-            return {}
-        path = self._beside("encoded", self.info.get("encoded"))
-        columns, expected = self._table(path.name), {name: (len(self.items), dim) for name, dim in dims.items()}
-        shapes = {name: column.shape for name, column in columns.items() if column.dtype == np.float16}
-        if shapes != expected:
-            raise BundleError(f"{path}: holds float16 {shapes}, expected {expected}")
-        return columns
 
     def _beside(self, key: str, entry: Any) -> Path:
         """Returns a file that catalog.json describes and a bundle does not copy. Raises BundleError."""

@@ -33,8 +33,6 @@ class GoldenSlate:
         candidates: Tokens of each candidate, int32 [T].
         log_odds: Expected log-odds at every exit, float32 [n, E].
         inputs: Codes of the inputs (`rexit.bundle.inputs`), in the program's order.
-        liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
-            not have them.
         scores: The first stages' that exit zero reads, float32 [n], NaN where missing, by name.
     """
 
@@ -45,7 +43,6 @@ class GoldenSlate:
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
     inputs: Sequence[Codes] = ()
-    liked: NDArray[np.int64] | None = None
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 

@@ -23,7 +23,6 @@ import msgspec
 
 from rexit.bundle.files import FileEntry, Name, Natural, Positive, check_paths, parse_json, read_typed, typed, write_typed
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import BundleError
 
 ANSWERS = ("no", "yes")
@@ -217,11 +216,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def exported_sha256(self) -> str | None:
         """Digest of the catalog that the variants were exported with; None if the bundle has none."""
         return self.catalog_sha256 if self.catalog is None else self.catalog.exported_sha256
-
-    @property
-    def vectors_file(self) -> str:
-        """Path of the active catalog's vectors in the bundle, if it has any."""
-        return VECTORS_FILE if self.catalog is None else f"{self.catalog.folder}/{VECTORS_FILE}"
 
     def golden_file(self, variant: str) -> str:
         """Returns the path of a variant's golden samples with the active catalog, in the bundle."""

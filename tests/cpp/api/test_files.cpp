@@ -164,19 +164,17 @@ TEST(Files, OfABundleAreRead) {
 }
 
 TEST(Files, TheEstimatesAreTheMemoryOfAWarmSessionAndTheTables) {
-  for (const char* name : {"sound", "sound_with_vectors"}) {
-    const std::string folder = bundles() + "/" + name + "/bundle";
-    const rexit_variant_info info = rexit::variants(folder)[0];
-    rexit::Session session{rexit::Bundle(folder)};
-    session.warm_up();
-    const auto memory = static_cast<double>(session.memory().prefixes + session.memory().buffers);
-    EXPECT_LT(memory, 1.25 * static_cast<double>(info.session_bytes));
-    EXPECT_GT(memory, 0.8 * static_cast<double>(info.session_bytes));
-    std::uintmax_t tables = 0;
-    for (const auto& entry : fs::recursive_directory_iterator(folder))
-      if (entry.path().extension() == ".safetensors") tables += entry.file_size();
-    EXPECT_EQ(info.catalog_bytes, tables);
-  }
+  const std::string folder = bundles() + "/sound/bundle";
+  const rexit_variant_info info = rexit::variants(folder)[0];
+  rexit::Session session{rexit::Bundle(folder)};
+  session.warm_up();
+  const auto memory = static_cast<double>(session.memory().prefixes + session.memory().buffers);
+  EXPECT_LT(memory, 1.25 * static_cast<double>(info.session_bytes));
+  EXPECT_GT(memory, 0.8 * static_cast<double>(info.session_bytes));
+  std::uintmax_t tables = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.path().extension() == ".safetensors") tables += entry.file_size();
+  EXPECT_EQ(info.catalog_bytes, tables);
 }
 
 // What was checked at open no longer holds: these offsets would lead out of the table.

@@ -137,9 +137,9 @@ TEST_F(TensorRt, TheChainIsTheWholeModel) {
   }
 }
 
-// Copies between host and GPU: indices up, with the vectors of tokens, and logits down. The host waits only for logits.
+// Copies between host and GPU: indices up and logits down. The host waits only for logits.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
-  for (const char* name : {"sound", "sound_with_vectors"}) {
+  for (const char* name : {"sound"}) {
     rexit::Session session{rexit::Bundle(folder(name), options())};
     const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
     forget();
@@ -286,27 +286,6 @@ TEST_F(TensorRt, SurvivorsMove) {
     }
   }
   EXPECT_GT(copies, 0u);
-}
-
-// Passes, chunks, prefixes that are new, cached and partly reused: rows of vectors go with their tokens.
-TEST_F(TensorRt, VectorsGoWithTheirTokens) {
-  rexit::Session session{rexit::Bundle(folder("sound_with_vectors"), options())};
-  session.warm_up();
-  std::size_t shared = 0;
-  for (int round = 0; round < 4; ++round)
-    for (std::int64_t user = 100; user <= 136; user += 6)
-      for (std::size_t more = 0; more < 3; ++more)
-        for (const std::size_t count : {1u, 4u, 20u}) {
-          const auto request = [&] { return rexit::Request(user).recent(items(more)).items(items(count)); };
-          const std::vector<float> expected = reference(session, request());
-          const rexit::Trace trace = session.trace(request());
-          EXPECT_EQ(trace.log_odds, expected);
-          if (trace.stats.prefix_tokens_reused != 0 && trace.stats.prefix_tokens_reused != trace.stats.prefix_tokens) ++shared;
-          const rexit::Scores scores = session.score(request(), {0, 0, rexit::Policy{{9, 9, never}, {9, 9, never}, 1}.json()});
-          for (std::size_t i = 0; i < count; ++i)
-            EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
-        }
-  EXPECT_GT(shared, 0u);
 }
 
 TEST_F(TensorRt, DamagedEnginesAreRefused) {

@@ -91,8 +91,7 @@ class SlateFixture : public testing::Test {
  protected:
   rexit::core::Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
   TokenBackend backend{bundle};
-  rexit::core::VectorRows vectors{bundle};
-  rexit::core::PrefixCache prefix{bundle, backend, vectors, 1u << 20};
-  rexit::core::Slate slate{bundle, backend, vectors};
+  rexit::core::PrefixCache prefix{bundle, backend, 1u << 20};
+  rexit::core::Slate slate{bundle, backend};
   rexit::core::SlateStats stats;
 };

@@ -70,7 +70,7 @@ class AlternatingZero final : public ZeroGraph {
   }
 };
 
-// On bundles without and with vectors in prompts, with a start that all prefixes share, and with a policy that reads earlier
+// On bundles without and with a catalog, with a start that all prefixes share, and with a policy that reads earlier
 // heads.
 class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
@@ -164,12 +164,10 @@ TEST_P(TokenAllocationsTest, NoneWhenRequestsRepeat) {
   EXPECT_EQ(allocation_count, 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest,
-                         testing::Values("sound", "no_catalog", "sound_with_vectors", "sound_with_start"));
+INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest, testing::Values("sound", "no_catalog", "sound_with_start"));
 
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest,
-                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "sound_with_zero",
-                                         "policy_that_reads_earlier_heads"));
+                         testing::Values("sound", "sound_with_start", "sound_with_zero", "policy_that_reads_earlier_heads"));
 
 struct Serial final : kernels::Threads {
   // Like the arena in the tests of ONNX Runtime's memory.

@@ -83,7 +83,7 @@ TEST_P(MemoryTest, ItSaysWhatItHolds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Bundles, MemoryTest,
-                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "sound_with_zero", "no_catalog",
+                         testing::Values("sound", "sound_with_start", "sound_with_zero", "no_catalog",
                                          "policy_that_reads_earlier_heads", "policy_with_rules_of_the_slate"));
 
 }  // namespace

@@ -79,7 +79,6 @@ class PrefixCacheTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
   Labelled backend{bundle};
-  VectorRows vectors{bundle};
 
   // Bytes of a prefix at full depth.
   std::size_t bytes(std::size_t tokens = 8) const {
@@ -118,7 +117,7 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, OthersInBetweenCauseNoRecomputation) {
-  PrefixCache cache(bundle, backend, vectors, 4 * bytes());
+  PrefixCache cache(bundle, backend, 4 * bytes());
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
   EXPECT_EQ(use(cache, from(20, 8), 1), 0u);
   backend.passes.clear();
@@ -129,7 +128,7 @@ TEST_F(PrefixCacheTest, OthersInBetweenCauseNoRecomputation) {
 }
 
 TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
-  PrefixCache cache(bundle, backend, vectors, 2 * bytes() + bytes() / 2);
+  PrefixCache cache(bundle, backend, 2 * bytes() + bytes() / 2);
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);
   use(cache, from(1, 8), 3);
@@ -140,7 +139,7 @@ TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
 }
 
 TEST_F(PrefixCacheTest, TheBudgetHoldsWhileAPrefixGrows) {
-  PrefixCache cache(bundle, backend, vectors, 2 * bytes());
+  PrefixCache cache(bundle, backend, 2 * bytes());
   for (std::int32_t n = 0; n < 6; ++n) use(cache, from(1 + 9 * n, 8), 1);
   for (std::size_t n = 0; n < 12; ++n) {
     use(cache, from(1 + static_cast<std::int32_t>(9 * (n % 5)), 4 + n % 5), 3);
@@ -150,7 +149,7 @@ TEST_F(PrefixCacheTest, TheBudgetHoldsWhileAPrefixGrows) {
 }
 
 TEST_F(PrefixCacheTest, APrefixLargerThanTheBudgetStaysAlone) {
-  PrefixCache cache(bundle, backend, vectors, 1);
+  PrefixCache cache(bundle, backend, 1);
   use(cache, from(1, 8), 3);
   EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
   use(cache, from(20, 8), 3);
@@ -160,7 +159,7 @@ TEST_F(PrefixCacheTest, APrefixLargerThanTheBudgetStaysAlone) {
 
 TEST_F(PrefixCacheTest, ReleasesTheBlocksOfALongPrefix) {
   for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
-    PrefixCache cache(bundle, backend, vectors, 1);
+    PrefixCache cache(bundle, backend, 1);
     use(cache, from(100, 80), 3);
     use(cache, from(1, 8), depth);
     EXPECT_LE(cache.prefix_bytes(), 4 * bytes(8));
@@ -174,14 +173,14 @@ TEST_F(PrefixCacheTest, ReleasesTheBlocksOfALongPrefix) {
 
 TEST_F(PrefixCacheTest, AnOverflowingSizeIsOutOfMemory) {
   const_cast<Model&>(bundle.model()).kv_heads = std::size_t{1} << 59;  // times 8 tokens, 4 bytes: 2^64
-  PrefixCache cache(bundle, backend, vectors, bytes());
+  PrefixCache cache(bundle, backend, bytes());
   EXPECT_THROW(use(cache, from(1, 8), 1), std::bad_alloc);
 }
 
 TEST_F(PrefixCacheTest, ABudgetForASinglePrefixSharesInPlace) {
   const Tokens start = from(1, 6);
   for (const std::size_t budget : {std::size_t{1}, bytes(8), bytes(8) + bytes(8) / 2}) {
-    PrefixCache cache(bundle, backend, vectors, budget);
+    PrefixCache cache(bundle, backend, budget);
     use(cache, joined(start, from(30, 2)), 2);
     backend.passes.clear();
     EXPECT_EQ(use(cache, joined(start, from(40, 2)), 1), 6u);  // as long
@@ -200,7 +199,7 @@ TEST_F(PrefixCacheTest, ABudgetForASinglePrefixSharesInPlace) {
 }
 
 TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 4)), 2);
   backend.passes.clear();
   EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 5)), 3), 6u);
@@ -214,7 +213,7 @@ TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
 // All layers' keys and values are adjacent, so a segment's are copied together: from the other prefix, before a pass, and after
 // it.
 TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 4)), 3);
   EXPECT_EQ(backend.row_copies, std::vector<std::size_t>{});
   use(cache, joined(from(1, 6), from(50, 5)), 3);
@@ -224,7 +223,7 @@ TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
 
 TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
   backend.alignment = 256;
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 5)), 3);
   EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 7)), 3), 6u);
   for (std::size_t k = 0; k < bundle.exits(); ++k)
@@ -234,7 +233,7 @@ TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
 }
 
 TEST_F(PrefixCacheTest, TheStartOfACachedPrefixNeedsNoPass) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, from(1, 10), 3);
   backend.passes.clear();
   EXPECT_EQ(use(cache, from(1, 6), 3), 6u);
@@ -244,7 +243,7 @@ TEST_F(PrefixCacheTest, TheStartOfACachedPrefixNeedsNoPass) {
 }
 
 TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 8), from(30, 2)), 2);
   use(cache, joined(from(1, 8), from(40, 2)), 1);  // 8 tokens reach segment 1, 2 only segment 0
   backend.passes.clear();
@@ -253,7 +252,7 @@ TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
 }
 
 TEST_F(PrefixCacheTest, AShareBelowASixteenthIsNotWorthIt) {
-  PrefixCache cache(bundle, backend, vectors, 40 * bytes());
+  PrefixCache cache(bundle, backend, 40 * bytes());
   use(cache, joined(from(1, 2), from(30, 31)), 1);
   EXPECT_EQ(use(cache, joined(from(1, 2), from(70, 31)), 1), 0u);
   EXPECT_EQ(use(cache, joined(from(1, 2), from(110, 30)), 1), 2u);
@@ -263,7 +262,7 @@ TEST_F(PrefixCacheTest, AShareBelowASixteenthIsNotWorthIt) {
 // as some earlier request has needed it. Also in the one place that a small budget has.
 TEST_F(PrefixCacheTest, AGrowingPrefixReusesAllUnchangedTokens) {
   for (const std::size_t budget : {std::size_t{1}, 2 * bytes(12), 40 * bytes(12)}) {
-    PrefixCache cache(bundle, backend, vectors, budget);
+    PrefixCache cache(bundle, backend, budget);
     const auto grown = [&](std::size_t count) { return joined(from(1, count), from(100 * static_cast<std::int32_t>(count), 2)); };
     use(cache, grown(10), 3);
     backend.passes.clear();
@@ -277,7 +276,7 @@ TEST_F(PrefixCacheTest, AGrowingPrefixReusesAllUnchangedTokens) {
 }
 
 TEST_F(PrefixCacheTest, ASupersededPrefixIsEvictedFirst) {
-  PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
+  PrefixCache cache(bundle, backend, 3 * bytes(12) + bytes(12) / 2);
   use(cache, from(100, 12), 3);  // the least recently used
   use(cache, from(1, 10), 3);
   use(cache, from(1, 11), 3);  // covers the one before it, as long as there is room for both
@@ -289,7 +288,7 @@ TEST_F(PrefixCacheTest, ASupersededPrefixIsEvictedFirst) {
 
 // Not superseded: the new prefix lacks much of it.
 TEST_F(PrefixCacheTest, AnotherPrefixWithTheSameStartIsNotSuperseded) {
-  PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
+  PrefixCache cache(bundle, backend, 3 * bytes(12) + bytes(12) / 2);
   use(cache, from(100, 12), 3);
   use(cache, joined(from(1, 8), from(50, 4)), 3);
   use(cache, joined(from(1, 8), from(60, 4)), 3);
@@ -345,7 +344,7 @@ TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
   const Model& model = bundle.model();
   EXPECT_EQ(start.bytes(), 11 * 2 * 4 * model.layers * model.kv_heads * model.head_dim);
   backend.passes.clear();
-  PrefixCache one(bundle, backend, vectors, 1, &start), other(bundle, backend, vectors, 8 * bytes(20), &start);
+  PrefixCache one(bundle, backend, 1, &start), other(bundle, backend, 8 * bytes(20), &start);
   EXPECT_EQ(use(one, behind(20), 1), 11u);
   EXPECT_EQ(backend.passes, (Passes{{0, 11, 6}}));
   backend.passes.clear();
@@ -362,7 +361,7 @@ TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
 }
 
 TEST_F(PinnedStartTest, ACachedPrefixIsPreferredIfItSavesMore) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes(20), &start);
+  PrefixCache cache(bundle, backend, 8 * bytes(20), &start);
   use(cache, behind(20), 1);
   EXPECT_EQ(use(cache, joined(behind(20), from(50, 1)), 1), 17u);
   EXPECT_EQ(use(cache, joined(behind(20), from(50, 2)), 3), 18u);  // where the other one is not deep, from the start on
@@ -374,7 +373,7 @@ TEST_F(PinnedStartTest, AFailureEndsTheOpening) {
 }
 
 TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
+  PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);
   const std::size_t before = cache.memory();
@@ -385,7 +384,7 @@ TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
 }
 
 TEST_F(PrefixCacheTest, AnEmptyPrefixIsReady) {
-  PrefixCache cache(bundle, backend, vectors, bytes());
+  PrefixCache cache(bundle, backend, bytes());
   use(cache, from(1, 8), 1);
   EXPECT_EQ(cache.set_current(nullptr, 0), 0u);
   EXPECT_TRUE(cache.ready(2));

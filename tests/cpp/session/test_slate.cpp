@@ -160,7 +160,7 @@ TEST_F(SlateTest, ALargeSlateRunsInParts) {
   const auto run = [&](std::size_t most_rows) {
     before = backend.peak = backend.allocated;
     backend.passes.clear();
-    Slate bounded(bundle, backend, vectors, most_rows * row);
+    Slate bounded(bundle, backend, most_rows * row);
     std::vector<std::uint32_t> exits;
     for (const Answer& answer : run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
       EXPECT_EQ(answer.log_odds, static_cast<float>(log_odds[exits.size()]));
@@ -182,7 +182,7 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   Policy policy = thresholds({never, never, never});
   policy.quorum = 1;
   const std::size_t row = bundle.model().hidden_size * sizeof(float);
-  Slate bounded(bundle, backend, vectors, 30 * row);
+  Slate bounded(bundle, backend, 30 * row);
   const Prompt slate_prompt = prompt(std::vector<std::int32_t>(16, 1));
   refused<Error>([&] { run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats); },
                  REXIT_TOO_LONG, "only 15 of its 16 candidates");
@@ -207,7 +207,7 @@ TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
 
 TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
   const Policy policy = thresholds({never, never, never});
-  Slate bounded(bundle, backend, vectors, 1);
+  Slate bounded(bundle, backend, 1);
   Deadline deadline({}, 0);
   backend.after = [&](std::size_t segment) {
     if (segment == 1) deadline = Deadline(Clock::now() - std::chrono::seconds(1), 1);

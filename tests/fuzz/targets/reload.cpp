@@ -4,9 +4,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace rexit::fuzz;
-  static OpenedSeed plain("plain"), vectors("vectors"), zero("zero");
+  static OpenedSeed plain("plain"), zero("zero");
   const tar::Files files = bundle_files(data, size);
-  OpenedSeed& opened = files.count("vectors.safetensors") != 0 ? vectors : files.count("catalog/zero.onnx") != 0 ? zero : plain;
+  OpenedSeed& opened = files.count("catalog/zero.onnx") != 0 ? zero : plain;
   opened.folder.replace(files);
   rexit_bundle* reloaded = nullptr;
   if (!ok(rexit_bundle_reload(opened.bundle, &reloaded))) {

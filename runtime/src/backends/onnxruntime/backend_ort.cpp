@@ -197,7 +197,6 @@ class OrtBackend final : public Backend {
     };
     add(segment.first ? pass.token_ids : pass.hidden_in);
     for (const std::int64_t* data : {pass.positions, pass.groups, pass.row_index}) add(data);
-    if (!segment.vectors.empty()) add(pass.vectors);
     const void* padding = padding_row_.empty() ? nullptr : padding_row_.data();
     for (const void* const* past : {pass.past_keys, pass.past_values})
       for (std::size_t i = 0; i < segment.layers(); ++i) add(pass.prefix == 0 ? padding : past[i]);

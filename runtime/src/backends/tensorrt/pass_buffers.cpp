@@ -12,7 +12,7 @@ struct Sizes {
   explicit Sizes(const std::vector<LoadedEngine>& engines) {
     for (const LoadedEngine& loaded : engines) {
       working = std::max(working, static_cast<std::size_t>(loaded.engine->getDeviceMemorySizeV2()));
-      padding_row = std::max(padding_row, bytes_of(loaded.inputs[loaded.first_past_key()], 1));
+      padding_row = std::max(padding_row, bytes_of(loaded.inputs[loaded.first_past_key], 1));
       for (const OptimizationProfile& profile : loaded.plan.profiles) add(loaded, profile);
     }
   }
@@ -20,8 +20,7 @@ struct Sizes {
   void add(const LoadedEngine& loaded, const OptimizationProfile& profile) {
     const std::size_t tokens = profile.tokens.max, rows = profile.rows.max;
     max_tokens = std::max(max_tokens, tokens);
-    const std::size_t vectors = loaded.takes_vectors() ? aligned(bytes_of(loaded.inputs[LoadedEngine::vectors], tokens)) : 0;
-    inputs = std::max(inputs, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)) + vectors);
+    inputs = std::max(inputs, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)));
     std::size_t outputs = 0;
     for (const TensorSpec& spec : loaded.outputs)
       outputs += aligned(bytes_of(spec, spec.dynamic == Dynamic::rows ? rows : tokens));

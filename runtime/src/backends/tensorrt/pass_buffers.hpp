@@ -24,7 +24,7 @@ struct PassBuffers {
   void release() noexcept;
   std::size_t device_bytes() const noexcept;
 
-  cuda::MirroredBuffer inputs;  // indices and vectors of the passes since the last wait, and numbers of rows that move
+  cuda::MirroredBuffer inputs;  // indices of the passes since the last wait, and numbers of rows that move
   cuda::MirroredBuffer logits;
   cuda::DeviceBuffer unused_outputs;  // TensorRT writes every output
   cuda::DeviceBuffer hidden_in, hidden_out;

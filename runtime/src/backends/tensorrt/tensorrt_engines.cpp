@@ -109,7 +109,6 @@ void check_profile(const LoadedEngine& loaded, std::size_t profile, const Tensor
   }
 }
 
-// R has the range of T, since no pass has more vectors than tokens.
 const Range& range_of(const OptimizationProfile& profile, Dynamic dynamic) {
   return dynamic == Dynamic::prefix ? profile.prefix : dynamic == Dynamic::rows ? profile.rows : profile.tokens;
 }
@@ -169,7 +168,6 @@ std::size_t LoadedEngine::profile_for(const PassSizes& sizes) const {
   check_range(*this, sizes.prefix, profile.prefix, "prefix tokens");
   check_range(*this, sizes.tokens, profile.tokens, "tokens");
   check_range(*this, sizes.rows, profile.rows, "rows");
-  if (takes_vectors()) check_range(*this, sizes.vectors, profile.tokens, "vectors");
   return index;
 }
 

@@ -20,17 +20,15 @@ void clear_tensorrt_error() noexcept;
 
 // A loaded plan, with its inputs and outputs in the order of segment_inputs() and segment_outputs().
 struct LoadedEngine {
-  // Indices into `inputs`. Past keys and values follow.
-  static constexpr std::size_t source = 0, positions = 1, groups = 2, rows = 3, vectors = 4;  // no `vectors` in most segments
+  // Indices into `inputs`. The other past keys and values follow.
+  static constexpr std::size_t source = 0, positions = 1, groups = 2, rows = 3, first_past_key = 4;
 
   Plan plan;
   std::vector<TensorSpec> inputs, outputs;
   std::unique_ptr<nvinfer1::ICudaEngine> engine;
 
-  bool takes_vectors() const noexcept { return inputs[vectors].dynamic == Dynamic::vectors; }
   bool is_first() const noexcept { return inputs[source].type == TensorType::int64; }
-  std::size_t first_past_key() const noexcept { return takes_vectors() ? vectors + 1 : vectors; }  // index into `inputs`
-  std::size_t layers() const noexcept { return (inputs.size() - first_past_key()) / 2; }
+  std::size_t layers() const noexcept { return (inputs.size() - first_past_key) / 2; }
   std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // index into `outputs`
   bool has_hidden_output() const noexcept { return logits() == 1; }                  // output 0
 

@@ -69,8 +69,8 @@ void Worker::run(std::size_t segment, const Pass& pass) {
   if (!loaded.is_first()) inputs_[LoadedEngine::source] = aligned_hidden(loaded, pass);
   const std::size_t layers = loaded.layers(), logits = loaded.logits();
   for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
-    inputs_[loaded.first_past_key() + i] = pass.past_keys[i];
-    inputs_[loaded.first_past_key() + layers + i] = pass.past_values[i];
+    inputs_[loaded.first_past_key + i] = pass.past_keys[i];
+    inputs_[loaded.first_past_key + layers + i] = pass.past_values[i];
   }
   const bool via_aligned_copy = loaded.has_hidden_output() && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
   if (loaded.has_hidden_output()) outputs_[0] = via_aligned_copy ? buffers_.hidden_out.data() : pass.hidden_out;
@@ -153,22 +153,20 @@ std::size_t Worker::allocate_inputs(std::size_t bytes, const std::string& where)
   return begin;
 }
 
-// Gathers indices and vectors in pinned memory and copies them to the device asynchronously.
+// Gathers indices in pinned memory and copies them to the device asynchronously.
 void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
   const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
-  const std::size_t vectors = loaded.takes_vectors() ? bytes_of(loaded.inputs[LoadedEngine::vectors], pass.vector_rows) : 0;
-  const std::array<std::pair<const void*, std::size_t>, 5> parts{{{pass.token_ids, loaded.is_first() ? tokens : 0},
+  const std::array<std::pair<const void*, std::size_t>, 4> parts{{{pass.token_ids, loaded.is_first() ? tokens : 0},
                                                                   {pass.positions, tokens},
                                                                   {pass.groups, tokens},
-                                                                  {pass.row_index, rows},
-                                                                  {pass.vectors, vectors}}};
+                                                                  {pass.row_index, rows}}};
   std::size_t bytes = 0;
   for (const auto& [data, size] : parts) bytes += aligned(size);
   const std::size_t begin = allocate_inputs(bytes, loaded.plan.path);
   std::size_t end = begin;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].second != 0) std::memcpy(buffers_.inputs.host() + end, parts[i].first, parts[i].second);
-    if (i < loaded.first_past_key()) inputs_[i] = buffers_.inputs.device() + end;
+    if (i < loaded.first_past_key) inputs_[i] = buffers_.inputs.device() + end;
     end += aligned(parts[i].second);
   }
   buffers_.inputs.upload(begin, bytes, loaded.plan.path + ": copying inputs");

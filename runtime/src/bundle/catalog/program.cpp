@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 #include <limits>
-#include <set>
 #include <utility>
 
 #include "base/status.hpp"
@@ -14,30 +13,11 @@ namespace {
 enum class Part { prefix, candidate, entry };
 
 constexpr std::size_t max_limit = 1000;  // of a list
-constexpr std::size_t max_vectors = 16;  // of an item in a table
 constexpr std::size_t max_ids = std::numeric_limits<std::int32_t>::max();
 
 class Reader {
  public:
   Reader(const ProgramScope& scope, Program& program) : scope_(scope), program_(program) {}
-
-  void vector_tables(const Json& list) {
-    std::set<std::string> names{"user", "user.none"};  // tensors in the same file
-    std::size_t next = scope_.vocabulary;
-    const auto bounded = [&list](std::size_t ids) {
-      if (ids > max_ids) fail(REXIT_CORRUPT, list.where(), ": the vectors need ids up to ", ids, ", expected at most ", max_ids);
-      return static_cast<std::int32_t>(ids);
-    };
-    for (const Json& json : list.elements()) {
-      const std::string& name = json.at("name").string();
-      if (name.empty() || !names.insert(name).second)
-        fail(REXIT_CORRUPT, json.where(), " name: `", name, "` is empty, taken or reserved");
-      const std::size_t count = json.at("count").size(1, max_vectors);
-      program_.vectors.push_back({name, static_cast<std::int32_t>(count), bounded(next)});
-      next += scope_.items * count;
-      program_.user_vector = bounded(next);
-    }
-  }
 
   void inputs(const Json& list) {
     for (const Json& json : list.elements()) {
@@ -64,24 +44,10 @@ class Reader {
     }
   }
 
-  // The exporter writes only tables and inputs that some op places.
+  // The exporter writes only inputs that some op places.
   void check_all_placed(const Json& prompt) const {
-    for (std::size_t t = 0; t < program_.vectors.size(); ++t)
-      if (placed_tables_.count(t) == 0)
-        fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
     if (placed_inputs_ < program_.inputs.size())
       fail(REXIT_CORRUPT, prompt.where(), " inputs: no op places `", program_.inputs[placed_inputs_].name(), "`");
-  }
-
-  // An upper bound of the vectors that these ops append.
-  std::size_t max_vectors_of(const std::vector<Op>& ops) const {
-    std::size_t count = 0;
-    for (const Op& op : ops) {
-      if (op.kind == OpKind::item_vector) count += static_cast<std::size_t>(program_.vectors[op.field].count);
-      if (op.kind == OpKind::user_vector) ++count;
-      count += op.limit * max_vectors_of(op.entry);
-    }
-    return count;
   }
 
  private:
@@ -169,13 +135,6 @@ class Reader {
       op.bins = bins(json);
       op.piece = piece(json, "missing");
       check_item_allowed(json, name, part, false);
-    } else if (name == "item_vector") {
-      op.kind = OpKind::item_vector;
-      op.field = vector_table(json.at("table"));
-      check_item_allowed(json, name, part, true);
-    } else if (name == "user_vector") {
-      op.kind = OpKind::user_vector;
-      program_.has_user_vector = true;
     } else if (name == "input") {
       read_input(json, part, op);
     } else {
@@ -239,17 +198,6 @@ class Reader {
          part == Part::prefix ? "the prefix" : "an `entry`");
   }
 
-  std::size_t vector_table(const Json& table) {
-    const std::vector<VectorTable>& tables = program_.vectors;
-    const auto match = std::find_if(tables.begin(), tables.end(),
-                                    [&](const VectorTable& candidate) { return candidate.name == table.string(); });
-    if (match == tables.end())
-      fail(REXIT_CORRUPT, table.where(), ": `", table.string(), "` is not one of the prompt's `vectors`");
-    const auto index = static_cast<std::size_t>(match - tables.begin());
-    placed_tables_.insert(index);
-    return index;
-  }
-
   Piece piece(const Json& json, const char* key) const { return piece_at(json.at(key)); }
 
   std::vector<Piece> bins(const Json& json) const { return pieces(json, "bins"); }
@@ -268,8 +216,7 @@ class Reader {
 
   const ProgramScope& scope_;
   Program& program_;
-  std::set<std::size_t> placed_tables_;  // indices into program_.vectors
-  std::size_t placed_inputs_ = 0;        // the first inputs of `program_`
+  std::size_t placed_inputs_ = 0;  // the first inputs of `program_`
 };
 
 }  // namespace
@@ -277,8 +224,7 @@ class Reader {
 Program read_program(const Json& prompt, const ProgramScope& scope) {
   Program program;
   Reader reader(scope, program);
-  program.first_vector = program.user_vector = static_cast<std::int32_t>(scope.vocabulary);
-  if (prompt.has("vectors")) reader.vector_tables(prompt.at("vectors"));
+  program.vocabulary = scope.vocabulary;
   if (prompt.has("inputs")) reader.inputs(prompt.at("inputs"));
   program.prefix = reader.ops(prompt.at("prefix"), Part::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Part::candidate);
@@ -287,8 +233,6 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   // Sessions reserve memory by these. A single long title makes the exporter record more tokens than the model accepts.
   program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, max_ids), scope.max_positions);
   program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, max_ids), scope.max_positions);
-  program.max_prefix_vectors = reader.max_vectors_of(program.prefix);
-  program.max_candidate_vectors = reader.max_vectors_of(program.candidate);
   return program;
 }
 

@@ -28,8 +28,6 @@ enum class OpKind {
   similar_verdict,
   similar_like_rate,
   nearest_like_rate,
-  item_vector,
-  user_vector,
   input,
 };
 
@@ -38,8 +36,7 @@ struct Op {
   OpKind kind{};
   Piece piece = 0;  // of a piece op; `missing`, `empty` or `unseen` of other ops
   Piece yes = 0, no = 0;
-  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors; input: in
-                          // Program::inputs
+  std::size_t field = 0;  // column in Users::fields or Items::fields; input: in Program::inputs
   std::size_t limit = 0;
   std::vector<Piece> bins;  // input: by code; empty: its codes are tokens
   std::vector<Op> entry;
@@ -68,27 +65,13 @@ struct Number {
 // A request's, [Program::scores][candidates]; NaN: missing.
 using StageScores = std::vector<std::vector<float>>;
 
-// Vectors in prompts, `count` per item. Vector j of item row i has id first + i * count + j.
-struct VectorTable {
-  std::string name;
-  std::int32_t count, first;
-};
-
 struct Program {
   std::vector<Op> prefix, candidate;
   std::vector<Input> inputs;                                    // in the order of the ops that first place them
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
   std::vector<Number> numbers;                                  // columns of exit zero's input; empty: no exit zero
   std::vector<std::string> scores;                              // names of the first stages' scores that the numbers read
-
-  // Ids below `first_vector` are the tokenizer's, also without vectors. The vectors' ids follow, table by table. The last id,
-  // `user_vector`, stands for the vector of the request's user.
-  std::vector<VectorTable> vectors;
-  std::int32_t first_vector = 0, user_vector = 0;
-  bool has_user_vector = false;
-  std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // upper bounds for the prefix and for a candidate
-
-  bool has_vectors() const noexcept { return has_user_vector || !vectors.empty(); }
+  std::size_t vocabulary = 0;                                   // of the tokenizer: ids of its tokens are below this
 };
 
 // The tables that a program refers to.

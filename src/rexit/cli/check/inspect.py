@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from rexit.cli.common.output import print_json, print_table, print_values, stdou
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
-    from rexit.bundle import Bundle, VectorIds
+    from rexit.bundle import Bundle
     from rexit.request import Request
 
 _PROMPT = "The prompt of a slate"
@@ -79,7 +78,7 @@ def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[st
 
     if names := bundle.catalog.score_names:  # prompts do not read them
         request = structs.replace(request, scores={name: [0.0] * len(request.items or ()) for name in names})
-    decode = None if tokenizer is None else _decoder(tokenizer, bundle.catalog.vector_ids)
+    decode = None if tokenizer is None else _decoder(tokenizer)
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(request)
 
@@ -91,20 +90,13 @@ def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[st
     return {"kind": "prompt", "user": request.user, "prefix": part(prefix), "candidates": entries}
 
 
-def _decoder(folder: Path, ids: VectorIds | None) -> Callable[[Sequence[int]], str]:
-    """Returns a function from token ids to text. Special tokens are spelled out, vectors become their placeholders."""
+def _decoder(folder: Path) -> Callable[[Sequence[int]], str]:
+    """Returns a function from token ids to text. Special tokens are spelled out."""
     from rexit.prompts.texts import read_tokenizer
 
     tokenizer = read_tokenizer(folder / "tokenizer.json" if folder.is_dir() else folder)
 
-    def decode(tokens: Sequence[int]) -> str:
-        parts: list[str] = []
-        for is_vector, group in itertools.groupby(tokens, lambda token: ids is not None and token >= ids.vocabulary):
-            run = list(group)
-            parts += map(ids.placeholder, run) if ids and is_vector else [tokenizer.decode(run, skip_special_tokens=False)]
-        return "".join(parts)
-
-    return decode
+    return lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=False))
 
 
 def _print_prompt(prompt: dict[str, Any]) -> None:

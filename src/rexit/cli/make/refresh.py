@@ -15,7 +15,6 @@ from rexit.cli.common.output import print_json, print_table, progress, shown, st
 def refresh(
     bundle: Annotated[Path, typer.Argument(help="The bundle. It may be in use.")],
     catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit index --from`, with its splits.")],
-    checkpoint: Annotated[str | None, typer.Option(help="The bundle's checkpoint, needed if prompts have vectors.")] = None,
     keep_policy: Annotated[
         bool, typer.Option("--keep-policy", help="Keep policies without trying them on the new catalog.")
     ] = False,
@@ -25,7 +24,7 @@ def refresh(
     """Give a bundle a newer catalog: no export, no engines, no calibration.
 
     ```
-    rexit refresh bundle --catalog catalog-today --checkpoint checkpoint
+    rexit refresh bundle --catalog catalog-today
     ```
 
     Each variant must still give its golden samples on this machine. A policy is tried on validation slates of the new catalog: if
@@ -35,7 +34,7 @@ def refresh(
     from rexit.refresh import RefreshOptions
     from rexit.refresh import refresh as run
 
-    options = RefreshOptions(checkpoint, keep_policy, device=device)
+    options = RefreshOptions(keep_policy, device=device)
     with progress() as bar:
         report = run(bundle, catalog, options, progress=shown(bar))
     if json:

@@ -31,8 +31,8 @@ def train(
     epochs: Annotated[float, typer.Option(help="Passes over the training split, without --steps.")] = (_DEFAULT.epochs),
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: by --epochs.")] = _DEFAULT.steps,
     rate: Annotated[float | None, typer.Option(help="Peak rate; 0: heads alone. Default: 1e-4, LoRA 1e-3.")] = None,
-    head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
-    seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
+    head_rate: Annotated[float, typer.Option(help="Peak rate of heads.")] = _DEFAULT.head_rate,
+    seed: Annotated[int, typer.Option(help="Of batches and their order.")] = _DEFAULT.seed,
 ) -> None:
     """Fine-tune a model with heads at several depths, and write a multi-exit checkpoint.
 
