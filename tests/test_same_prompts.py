@@ -10,8 +10,7 @@ import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
-from builders.bundles.zero import COSINES, MISSING, NUMBERS, column_graph, with_numbers, write_zero
-from builders.bundles.zero import with_vectors as with_item_vectors
+from builders.bundles.zero import COSINES, MISSING, NUMBERS, column_graph, with_numbers, with_vectors, write_zero
 from oracles.assembler import Assembler, Space
 from rexit import runtime
 from rexit.bundle import Catalog
@@ -39,10 +38,6 @@ def nearly_alike() -> CatalogContents:
     items["fold_in"] = (random.normal(size=items["fold_in"].shape) * scale).astype(np.float16)
     users["similar"] = similar_users(users["embeddings"], items["fold_in"], users, NEIGHBOURS)
     return CatalogContents(info, tables)
-
-
-def with_vectors() -> CatalogContents:
-    return make_catalog(vectors=True)
 
 
 def in_strings() -> CatalogContents:
@@ -97,9 +92,7 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    "catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors, lists_of_some, lists_nearly_alike]
-)
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 @pytest.mark.parametrize("seed", range(3))
 def test_prompts_are_those_of_the_page(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     contents, random = catalog_of(), np.random.default_rng(seed)
@@ -121,7 +114,6 @@ def test_prompts_are_those_of_the_page(tmp_path: Path, seed: int, catalog_of: Ca
             assert [part.tolist() for part in (prefix, *candidates)] == expected
             prompt = prompts.prompt(user, items, as_of, fresh)
             assert [part.tolist() for part in (prompt.prefix, *prompt.candidates)] == expected
-            assert prompt.liked.tolist() == [item for item, liked in book.history if liked] and prompt.part is None
             seen.add(prefix.tobytes())
     assert len(seen) > 20, "the requests differ"
 
@@ -174,7 +166,7 @@ def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callab
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
     numbers = [*NUMBERS, *COSINES, {"op": "score", "name": "bm25"}]
-    contents = with_numbers(with_item_vectors(catalog_of()), numbers)
+    contents = with_numbers(with_vectors(catalog_of()), numbers)
     scores = np.linspace(-30, 30, len(ITEM_IDS), dtype=np.float32)
     sessions = []
     for column in range(len(numbers)):

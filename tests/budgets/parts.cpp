@@ -156,10 +156,9 @@ void count_slate(const Bundle& bundle) {
   query.items = rows(slate);
   retrieval.begin(query, none);
   assemble(bundle, none, retrieval, prompt);
-  VectorRows vectors(bundle);
-  PrefixCache prefix(bundle, backend, vectors, std::size_t{1} << 20);
+  PrefixCache prefix(bundle, backend, std::size_t{1} << 20);
   prefix.set_current(prompt.tokens.data(), prompt.prefix_tokens());
-  Slate packed(bundle, backend, vectors);
+  Slate packed(bundle, backend);
   SlateStats stats;
   const auto run = [&](const Policy& policy, std::size_t n) {
     const StopRule rule{&policy, std::nullopt};

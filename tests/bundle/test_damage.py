@@ -28,7 +28,6 @@ def refusal(folder: Path) -> str | None:
         bundle.policy()
         if bundle.has_catalog:
             assert bundle.catalog.user_embeddings.size and bundle.catalog.item_table and bundle.catalog.piece_table
-            bundle.vectors()
     except BundleError as error:
         return str(error).replace(str(folder), "")
     return None

@@ -17,7 +17,6 @@ for module in (manifests, policies, tables, catalogs, graphs):
 
 KINDS: dict[str, tuple[Cases, BundleOptions]] = {
     "plain": (CASES, BundleOptions()),
-    "vectors": (tables.WITH_VECTORS | graphs.WITH_VECTORS, BundleOptions(make_catalog(vectors=True))),
     "lists": (tables.IN_LISTS, BundleOptions(in_lists(make_catalog()))),
     "zero": (zero.CASES, BundleOptions(with_vectors(make_catalog()))),
 }

@@ -73,6 +73,7 @@ CASES = table(
     row("unknown_kind_of_id", "ids", {"/ids/user": "uuid"}),
     row("sound_with_start", "", {"/prompt/prefix": PREFIX_WITH_START}, "OK", found="running"),
     row("unknown_op", "horoscope", {"/prompt/prefix/0": {"op": "horoscope"}}, "UNSUPPORTED"),
+    row("vector_among_tokens", "op `item_vector`, which", {"/prompt/candidate/0": {"op": "item_vector"}}, "UNSUPPORTED"),
     row("piece_out_of_range", "prefix[0] piece", {"/prompt/prefix/0/piece": 40}),
     row("op_without_its_field", "missing", {"/prompt/prefix/1": {"op": "user_field", "field": "age"}}),
     row("field_that_is_not_there", "shoe_size", {"/prompt/prefix/1/field": "shoe_size"}),

@@ -6,14 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import refresh
 from builders.bundles.catalog import CatalogContents, make_catalog
 from builders.bundles.engines import add_engines, tensor
-from builders.bundles.model import HIDDEN
 from builders.bundles.variants import TENSORRT_HALF
 from damage.catalogs import PREFIX_WITH_START
 from damage.table import (
@@ -207,41 +203,6 @@ CASES |= table(
 )
 
 WITH_START = table(Row("sound_with_start", "OK", "", ENGINE))
-WITH_VECTORS = table(
-    Row("sound_with_vectors", "OK", "", ENGINE),
-    plan(
-        "plan_that_takes_no_vectors",
-        "segment-0.plan: the engine has no input `given`",
-        {"/vocabulary": 0, "/inputs/given": DELETE},
-        segment=0,
-    ),
-    plan(
-        "plan_that_takes_halves_for_vectors",
-        "segment-0.plan: input `given` is float16, expected float32",
-        {"/inputs/given/type": "float16"},
-        segment=0,
-    ),
-    plan(
-        "plan_that_takes_wider_vectors",
-        "segment-0.plan: input `given` has shape [dynamic, 17], expected [dynamic, 16]",
-        {"/inputs/given/shape/1": HIDDEN + 1},
-        segment=0,
-    ),
-)
-
-
-def write_numbers(folder: Path) -> None:
-    """What the double computes with: integers below 251, told by the id, and the same for every user."""
-    path = folder / "vectors.safetensors"
-    tables, first = load_file(path), 0
-    for name in ("gcn", "title:2"):
-        rows = np.arange(tables[name][..., 0].size) + first
-        numbers = (7 * rows[:, None] + 3 * np.arange(HIDDEN) + 5) % 251
-        tables[name], first = numbers.astype(np.float16).reshape(tables[name].shape), first + len(rows)
-    tables["user.none"] = ((5 * np.arange(HIDDEN) + 11) % 251).astype(np.float16)
-    tables["user"] = np.tile(tables["user.none"], (len(tables["user"]), 1))
-    save_file(tables, path)
-    refresh(folder)
 
 
 def write_engines(place: Path) -> None:
@@ -250,10 +211,8 @@ def write_engines(place: Path) -> None:
     with_start = CatalogContents(
         {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": PREFIX_WITH_START}}, catalog.tables
     )
-    for cases, contents in ((CASES, catalog), (WITH_START, with_start), (WITH_VECTORS, make_catalog(vectors=True))):
+    for cases, contents in ((CASES, catalog), (WITH_START, with_start)):
         sound = write_bundle(place / ".sound", BundleOptions(contents, variants=(TENSORRT_HALF,)))
-        if cases is WITH_VECTORS:
-            write_numbers(sound)
         add_engines(sound)
         write_cases(cases, sound, place)
         shutil.rmtree(sound)

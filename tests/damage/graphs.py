@@ -61,15 +61,14 @@ def input_the_manifest_does_not_know(folder: Path) -> None:
     refresh(folder)
 
 
-@case("CORRUPT", "input `given` has size 3 in dimension 0, expected a dynamic size")
-def graph_that_takes_three_vectors(folder: Path) -> None:
+@case("CORRUPT", "input `ids` has size 3 in dimension 0, expected a dynamic size")
+def graph_that_takes_three_tokens(folder: Path) -> None:
     def edit(graph: Any) -> None:
-        (given,) = (value for value in graph.input if value.name == "given")
-        given.type.tensor_type.shape.dim[0].dim_value = 3
+        (ids,) = (value for value in graph.input if value.name == "ids")
+        ids.type.tensor_type.shape.dim[0].dim_value = 3
 
     edit_graph(folder / "variants/cpu-fp32/segment-0.onnx", edit)
     refresh(folder)
 
 
-CASES |= table(weights_cut_off, weights_outside_the_bundle, input_the_manifest_does_not_know)
-WITH_VECTORS = table(graph_that_takes_three_vectors)
+CASES |= table(weights_cut_off, weights_outside_the_bundle, input_the_manifest_does_not_know, graph_that_takes_three_tokens)

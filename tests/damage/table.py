@@ -25,7 +25,6 @@ POLICY = "variants/cpu-fp32/policy.json"
 ENGINES = "variants/tensorrt-fp16/engines/sm87-trt10.3.0"
 ENGINE = f"{ENGINES}/engine.json"
 USERS, ITEMS, PIECES = (f"catalog/{name}.safetensors" for name in ("users", "items", "pieces"))
-VECTORS = "vectors.safetensors"
 SEGMENT = "variants/cpu-fp32/segment-1.onnx"
 NOISE = bytes(range(256)) * 8
 

@@ -1,4 +1,4 @@
-"""Tables: their headers, tensors and numbers; the users' lists, and the vectors of prompts."""
+"""Tables: their headers, tensors and numbers, and the users' lists."""
 
 from __future__ import annotations
 
@@ -20,16 +20,12 @@ from damage.table import (
     PIECES,
     RUNNING_USER,
     USERS,
-    VARIANT,
-    VECTORS,
     Case,
     Row,
     case,
     change_json,
     change_table,
-    grown,
     put,
-    removed,
     replaced,
     table,
 )
@@ -250,127 +246,3 @@ def token_that_the_model_alone_has(folder: Path) -> None:
 
 
 CASES |= table(token_that_the_model_alone_has)
-
-
-def vectors(name: str, names: str, tensor: str, value: Any, found: str = "opening", status: str = "CORRUPT") -> Row:
-    return Row(name, status, names, VECTORS, {tensor: value}, found)
-
-
-def program(name: str, names: str, at: dict[str, Any], found: str = "opening", status: str = "CORRUPT") -> Row:
-    return Row(name, status, names, CATALOG, at, found)
-
-
-TEXT, OF_USER = {"op": "piece", "piece": 0}, {"op": "user_vector"}
-NO_VECTORS = {"/prompt/prefix": [TEXT], "/prompt/candidate": [TEXT], "/prompt/vectors": []}
-"""Text only, in a bundle that has vectors."""
-
-
-def of_tables(**tables: int) -> dict[str, Any]:
-    """Tables with such counts; `_` stands for a colon."""
-    return {"/prompt/vectors": [{"name": name.replace("_", ":"), "count": count} for name, count in tables.items()]}
-
-
-WITH_VECTORS = table(
-    program("sound_with_vectors", "", {}, "running", "OK"),
-    Case("missing_vectors", "NOT_FOUND", VECTORS, removed(VECTORS)),
-    Case("grown_vectors", "CORRUPT", "truncated or edited", grown(VECTORS)),
-    Row(
-        "vectors_that_are_not_listed",
-        "CORRUPT",
-        f"manifest.json files: does not list `{VECTORS}`",
-        MANIFEST,
-        {"/files": {CATALOG: {}, VARIANT: {}}},
-    ),
-    vectors("vectors_without_a_count", "`gcn` has shape [20, 16], expected [20, 1, 16]", "gcn", lambda a: a[:, 0]),
-    vectors(
-        "fewer_vectors_than_their_count", "`title:2` has shape [20, 1, 16], expected [20, 2, 16]", "title:2", lambda a: a[:, :1]
-    ),
-    vectors("vectors_of_fewer_items", "`title:2` has shape [19, 2, 16], expected [20, 2, 16]", "title:2", lambda a: a[1:]),
-    vectors(
-        "vectors_of_another_width",
-        "`gcn` has shape [20, 1, 15], expected [20, 1, 16]",
-        "gcn",
-        lambda a: np.ascontiguousarray(a[:, :, 1:]),
-    ),
-    vectors("vectors_of_another_dtype", "`gcn` is F32, expected F16", "gcn", lambda a: a.astype(np.float32)),
-    vectors("missing_table_of_vectors", "tensor `title:2` is missing", "title:2", DELETE),
-    vectors("users_vectors_without_likes", "tensor `user` is missing", "user", DELETE),
-    vectors(
-        "user_without_a_like_of_another_shape", "`user.none` has shape [1, 16], expected [16]", "user.none", lambda a: a[None]
-    ),
-    vectors("vector_that_is_not_a_number", "`title:2` of item row 5 is not finite", "title:2", put((5, 1, 3), np.nan), "running"),
-    vectors("user_made_of_infinity", "`user` of item row ", "user", full(np.inf), "running"),
-    # User 106 has likes.
-    vectors("vectors_that_nothing_takes_are_infinite", "", "user.none", full(np.inf), "running", "OK"),
-    program(
-        "table_that_is_not_there",
-        "table: `horoscope` is not one of the prompt's `vectors`",
-        {"/prompt/candidate/0/table": "horoscope"},
-    ),
-    program("ops_without_tables", "table: `gcn` is not one of the prompt's `vectors`", {"/prompt/vectors": []}),
-    program("two_tables_of_one_name", "name: `gcn` is empty, taken or reserved", {"/prompt/vectors/1/name": "gcn"}),
-    program("table_named_like_the_users", "name: `user` is empty, taken or reserved", {"/prompt/vectors/0/name": "user"}),
-    program("too_many_vectors_for_an_item", "prompt vectors[1] count: is 17, expected ", {"/prompt/vectors/1/count": 17}),
-    # Twenty items, three vectors each: the last id but for the user's is the largest there is.
-    program(
-        "ids_beyond_31_bits",
-        "prompt vectors: the vectors need ids up to 2147483648, expected at most 2147483647",
-        {"/tokenizer/vocab_size": (1 << 31) - 60},
-    ),
-    program(
-        "tables_without_end",
-        "prompt vectors: the vectors need ids up to 21",
-        {
-            "/tokenizer/vocab_size": (1 << 31) - 1 - (1 << 20),
-            "/prompt/vectors": [{"name": str(n), "count": 16} for n in range(10_000)],
-        },
-    ),
-    program(
-        "items_vector_in_the_prefix",
-        "`item_vector` depends on the target item",
-        {"/prompt/prefix/0": {"op": "item_vector", "table": "gcn"}},
-    ),
-    Row(
-        "segment_that_takes_no_vectors",
-        "CORRUPT",
-        "segments[0] inputs: `vectors` is missing, but the prompt program has vectors",
-        VARIANT,
-        {"/segments/0/inputs/vectors": None},
-    ),
-    program(
-        "segment_that_takes_vectors_for_nothing", "segments[0] inputs: has `vectors`, but the prompt program has none", NO_VECTORS
-    ),
-    program(
-        "table_that_nothing_places",
-        "vectors: no op places `more`",
-        {"/prompt/vectors/1/name": "more", "/prompt/candidate/0": TEXT, "/prompt/prefix/6/entry/0": TEXT},
-    ),
-    Row(
-        "graph_that_names_its_vectors_otherwise",
-        "CORRUPT",
-        "no input `nowhere`",
-        VARIANT,
-        {"/segments/0/inputs/vectors": "nowhere"},
-    ),
-    program(
-        "vectors_beyond_the_longest_prompt",
-        "the prefix is longer than 96 tokens",
-        {"/prompt/prefix": [OF_USER] * 97},
-        "running",
-        "TOO_LONG",
-    ),
-    program(
-        "as_many_vectors_as_a_prompt_can_have",
-        "",
-        {**of_tables(gcn=1), "/prompt/prefix": [OF_USER] * 93, "/prompt/candidate": [{"op": "item_vector", "table": "gcn"}] * 3},
-        "running",
-        "OK",
-    ),
-    program(
-        "candidates_of_nothing_but_vectors",
-        "",
-        {**of_tables(title_2=2), "/prompt/prefix": [], "/prompt/candidate": [{"op": "item_vector", "table": "title:2"}]},
-        "running",
-        "OK",
-    ),
-)

@@ -281,10 +281,10 @@ def test_without_news_nothing_but_the_records_changes(data: Path, run: Run) -> N
 
 @pytest.fixture
 def looks(data: Path) -> Path:
-    """The same with a column of vectors in the items' file, which prompts place. Item 2 has another since, item 0 none."""
+    """The same with a column of vectors in the items' file, which exit zero reads. Item 2 has another since, item 0 none."""
     numbers = [f"{n} 1 {n % 3}" for n in range(ratings.ITEMS)]
     ratings.items().with_columns(pl.Series("look:float_seq", numbers)).write_csv(data / "items.csv")
-    (data / "prompt.toml").write_text(ratings.TEMPLATE.replace("{item.title} of", "{item.title} {item.look} of"))
+    (data / "prompt.toml").write_text(ratings.TEMPLATE.replace("inputs = []", 'inputs = ["look"]'))
     (data / "new-items.csv").write_text(LOOKS)
     ratings.index_files(data, OPTIONS)
     return data
@@ -298,12 +298,11 @@ def test_vectors_of_new_items(looks: Path, run: Run) -> None:
     code, _, err = run()
     assert code == 0, err
     old, new = Catalog.open(looks / "catalog"), Catalog.open(looks / "new")
-    before, after = old.encoded["look"], new.encoded["look"]
+    before, after = (source.item_table["vector.look"] for source in (old, new))
     at = {item: after[new.items.row(item)].tolist() for item in (100, 0, 2)}
     assert at[100] == pytest.approx([0, 0.6, 0.8], abs=1e-3) and at[0] == [0, 0, 0] and at[2] == [0, 0, 1]
     stored = [item for item in range(1, ratings.ITEMS + 1) if item != 2]
     assert (after[new.items.rows(stored)] == before[old.items.rows(stored)]).all()
-    assert new.info["prompt"]["vectors"] == old.info["prompt"]["vectors"] == [{"name": "look", "count": 1, "dim": 3}]
 
 
 def test_vectors_of_another_width_are_refused(looks: Path, run: Run) -> None:
@@ -311,17 +310,6 @@ def test_vectors_of_another_width_are_refused(looks: Path, run: Run) -> None:
     code, out, err = run()
     assert code == 2 and out == "" and err.count("\n") == 1, err
     assert "the items file: column 'look': item '100' has 2 numbers, each of the catalog's has 3" in err
-
-
-def test_items_without_a_text_need_their_row_for_the_vector(looks: Path, run: Run) -> None:
-    """Prompts that name no column of items but one of vectors."""
-    template = ratings.TEMPLATE.replace("{item.title} of {item.year}", "{item.look}").replace("{item.title}", "{item.look}")
-    (looks / "prompt.toml").write_text(template)
-    ratings.index_files(looks, OPTIONS)
-    assert run()[0] == 0
-    (looks / "new-items.csv").write_text("item_id,look:float_seq\n0,1 2 3\n")
-    code, _, err = run("--out", "newer")
-    assert code == 2 and "item 100 is not in new-items.csv" in err
 
 
 BAD = {

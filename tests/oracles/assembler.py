@@ -144,7 +144,7 @@ class Assembler:
         raise ValueError(op)
 
     def pieces(self, op: dict[str, Any], target: int | None) -> list[int]:
-        """An op's pieces, or the complements (~) of its tokens and vectors."""
+        """An op's pieces, or the complements (~) of its tokens."""
         match op["op"]:
             case "piece":
                 return [op["piece"]]
@@ -152,13 +152,6 @@ class Assembler:
                 return [op["missing"] if self.user is None else int(self.users[f"field.{op['field']}"][self.user])]
             case "item_field":
                 return [int(self.items[f"field.{op['field']}"][target])]
-            case "item_vector" | "user_vector":
-                ids = self.catalog.vector_ids
-                assert ids is not None
-                if op["op"] == "user_vector":
-                    return [~ids.user_id]
-                count = ids.tables[op["table"]]
-                return [~(ids.begins()[op["table"]] + target * count + j) for j in range(count)]  # type: ignore[operator]
             case "input":
                 at = [entry.name for entry in self.catalog.inputs.entries].index(op["name"])
                 codes = [~code if "pieces" not in op else op["pieces"][code] for code in self.codes[at]]

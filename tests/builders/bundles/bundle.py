@@ -23,7 +23,6 @@ from builders.bundles.model import (
     LAYERS,
     POSITIONS,
     VOCABULARY,
-    make_vectors,
     make_weights,
     segment_graph,
     segment_names,
@@ -40,7 +39,7 @@ MAX_TOKENS = 24
 class BundleOptions:
     """What a test wants otherwise.
 
-    catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
+    catalog: what it holds. splits: of its catalog.json, whose files lie in
     a catalog's own folder and not in a bundle. exits: depths, the last of them the model's; exit zero comes before them if
     the catalog's program has numbers. max_tokens: the limit of cpu-
     fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
@@ -61,8 +60,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_catalog(folder / "catalog", options.catalog, options.splits)
     variant = folder / "variants" / "cpu-fp32"
     variant.mkdir(parents=True)
-    tables = options.catalog.info["prompt"].get("vectors", [])
-    segments, files = _write_segments(variant, options.exits, bool(tables))
+    segments, files = _write_segments(variant, options.exits)
     if options.golden is not None:
         save_file(options.golden, variant / "golden.safetensors")
         files.append("golden.safetensors")
@@ -85,9 +83,6 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         "catalog/catalog.json",
         *(f"catalog/{name}" for name in (*options.catalog.tables, *(["zero.onnx"] if numbers else []))),
     ]
-    if tables:
-        save_file(make_vectors(tables, options.catalog.info["counts"]["items"]), folder / "vectors.safetensors")
-        shared.append("vectors.safetensors")
     write_json(
         folder / "manifest.json",
         {
@@ -115,12 +110,12 @@ def write_catalog(folder: Path, catalog: CatalogContents, splits: dict[str, Any]
     write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in files}})
 
 
-def _write_segments(folder: Path, exits: tuple[int, ...], vectors: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def _write_segments(folder: Path, exits: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[str]]:
     """What variant.json says of each segment, and the files' names."""
     weights, files = make_weights(), []
     for k in range(len(exits)):
         name = f"segment-{k}.onnx"
-        graph = segment_graph(k, weights, exits, vectors)
+        graph = segment_graph(k, weights, exits)
         onnx.save(graph, folder / name, save_as_external_data=True, location=f"{name}.data", size_threshold=256)
         files += [name, f"{name}.data"]
-    return [segment_names(k, exits, vectors) for k in range(len(exits))], files
+    return [segment_names(k, exits) for k in range(len(exits))], files

@@ -100,31 +100,16 @@ PROGRAM: dict[str, Any] = {
 }
 
 
-def program_with_vectors() -> dict[str, Any]:
-    """The same with vectors among the texts, of the target, of the entries of lists, of the user, and with the user's count."""
-    program = copy.deepcopy(PROGRAM)
-    program["prefix"].insert(3, {"op": "user_count", "bins": [0, 2, 3]})
-    program["prefix"].insert(1, {"op": "user_vector"})
-    program["prefix"][5]["entry"].insert(0, {"op": "item_vector", "table": "gcn"})
-    program["prefix"][6]["entry"][0] = {"op": "item_vector", "table": "title:2"}
-    program["candidate"][0] = {"op": "item_vector", "table": "title:2"}
-    program["candidate"].insert(2, {"op": "item_vector", "table": "gcn"})
-    program["candidate"][5]["entry"] = [{"op": "item_vector", "table": "gcn"}, {"op": "verdict", "yes": 6, "no": 7}]
-    return {**program, "vectors": [{"name": "gcn", "count": 1}, {"name": "title:2", "count": 2}]}
-
-
 def make_catalog(
     users: int = USERS,
     items: int = ITEMS,
     *,
     seed: int = 1,
     strings: bool = False,
-    vectors: bool = False,
     dim: int = DIM,
     history: tuple[int, int] = (3, 12),
 ) -> CatalogContents:
-    """strings: ids are text. vectors: the program has vectors; the tables are the same. history: how many interactions a user
-    has, from the first to below the second."""
+    """strings: ids are text. history: how many interactions a user has, from the first to below the second."""
     random = np.random.default_rng(seed)
     events = sorted(
         (user, int(random.integers(10, 60)), int(item), bool(random.random() < 0.6))
@@ -193,7 +178,7 @@ def make_catalog(
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},
         "embedding": {"dim": dim, "layers": 2},
-        "prompt": program_with_vectors() if vectors else PROGRAM,
+        "prompt": PROGRAM,
         "retrieval": {},
         "splits": {},
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.bundles.bundle_files import write_json
-from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
+from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN
 from builders.bundles.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
 from rexit.bundle.files import to_json
@@ -33,15 +33,12 @@ def plan(segment: dict[str, Any]) -> dict[str, Any]:
     hidden = tensor(segment["hidden_dtype"], -1, HIDDEN)
     inputs = {ins["tokens"]: index} if "tokens" in ins else {ins["hidden"]: hidden}
     inputs |= {ins[role]: index for role in ("positions", "groups", "rows")}
-    if "vectors" in ins:
-        inputs[ins["vectors"]] = tensor("float32", -1, HIDDEN)
     inputs |= dict.fromkeys((*ins["past_keys"], *ins["past_values"]), cache)
     outputs = {outs["hidden"]: hidden} if "hidden" in outs else {}
     outputs[outs["logits"]] = tensor("float32", -1, 2)
     outputs |= dict.fromkeys((*outs["new_keys"], *outs["new_values"]), cache)
     profiles = [{"tokens": p.tokens[::2], "prefix": p.prefix[::2], "rows": p.rows[::2]} for p in PROFILES]
-    vocabulary = VOCABULARY if "vectors" in ins else 0
-    values = {"layers": segment["layers"], "working": 4096, "vocabulary": vocabulary}
+    values = {"layers": segment["layers"], "working": 4096}
     return {**values, "inputs": inputs, "outputs": outputs, "profiles": profiles}
 
 

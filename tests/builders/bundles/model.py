@@ -31,30 +31,11 @@ def make_weights() -> Weights:
     return weights | {f"head.{k}": matrix(HIDDEN, 2, 0.4) for k in range(len(EXITS))}
 
 
-def make_vectors(tables: list[dict[str, Any]], items: int) -> dict[str, NDArray[np.float16]]:
-    """Tensors of vectors.safetensors for the `vectors` of a program, and the user's."""
-    random = np.random.default_rng(2)
-    shapes: dict[str, tuple[int, ...]] = {table["name"]: (items, table["count"], HIDDEN) for table in tables}
-    shapes |= {"user": (items, HIDDEN), "user.none": (HIDDEN,)}
-    return {name: random.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
-
-
-def vectors_by_id(vectors: dict[str, NDArray[np.float16]], liked: NDArray[Any]) -> NDArray[np.float64]:
-    """Row n is the vector of the id VOCABULARY + n. liked: rows of the items that the user's vector is made of."""
-    rows = [value.astype(np.float64).reshape(-1, HIDDEN) for name, value in vectors.items() if not name.startswith("user")]
-    mean = vectors["user"][liked].astype(np.float64).mean(0) if len(liked) else vectors["user.none"]
-    rows.append(mean.astype(np.float32)[None].astype(np.float64))
-    return np.concatenate(rows)
-
-
-def reference(
-    weights: Weights, prefix: NDArray[Any], candidate: NDArray[Any], vectors: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """Log-odds at each exit, [exits], in float64, of one candidate behind its prefix. vectors: of `vectors_by_id`."""
+def reference(weights: Weights, prefix: NDArray[Any], candidate: NDArray[Any]) -> NDArray[np.float64]:
+    """Log-odds at each exit, [exits], in float64, of one candidate behind its prefix."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
     tokens = np.concatenate([prefix, candidate]).astype(np.int64)
-    table = w["embed"] if vectors is None else np.concatenate([w["embed"], vectors])
-    hidden, result = table[tokens], []
+    hidden, result = w["embed"][tokens], []
     for n in range(LAYERS):
         x = hidden + w["position"][: len(tokens)]
         q, k, v = ((x @ w[f"{n}.{name}"]).reshape(-1, HEADS, HEAD_DIM) for name in "qkv")
@@ -72,11 +53,7 @@ def reference(
     return np.array(result)
 
 
-VECTORS = "given"
-"""Segment 0's input `vectors`, in a bundle that has them."""
-
-
-def segment_names(k: int, exits: tuple[int, ...] = EXITS, vectors: bool = False) -> dict[str, Any]:
+def segment_names(k: int, exits: tuple[int, ...] = EXITS) -> dict[str, Any]:
     """Segment k as variant.json describes it; names differ from the roles, so that they must be read from there."""
     begin, end = (0, *exits)[k], exits[k]
     layers = range(begin, end)
@@ -91,16 +68,15 @@ def segment_names(k: int, exits: tuple[int, ...] = EXITS, vectors: bool = False)
         "inputs": {
             **({"hidden": "state"} if begin else {"tokens": "ids"}),
             **{"positions": "place", "groups": "owner", "rows": "read"},
-            **({"vectors": VECTORS} if vectors and not begin else {}),
             **{"past_keys": [f"pk{n}" for n in layers], "past_values": [f"pv{n}" for n in layers]},
         },
         "outputs": outputs,
     }
 
 
-def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vectors: bool = False) -> onnx.ModelProto:
+def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS) -> onnx.ModelProto:
     """Segment k in standard ops of opset 17."""
-    names = segment_names(k, exits, vectors)
+    names = segment_names(k, exits)
     ins, outs, (begin, end) = names["inputs"], names["outputs"], names["layers"]
     nodes: list[Any] = []
     constants: dict[str, NDArray[Any]] = {
@@ -126,14 +102,7 @@ def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vect
         hidden = ins["hidden"]
     else:
         constants["embed"] = weights["embed"]
-        if "vectors" not in ins:
-            hidden = op("Gather", "embed", ins["tokens"])
-        else:
-            constants |= {"vocabulary": np.array(VOCABULARY, np.int64), "last": np.array(VOCABULARY - 1, np.int64)}
-            known = op("Gather", "embed", op("Min", ins["tokens"], "last"))
-            gathered = op("Gather", ins["vectors"], op("Max", op("Sub", ins["tokens"], "vocabulary"), "zero"))
-            is_vector = op("GreaterOrEqual", ins["tokens"], "vocabulary")
-            hidden = op("Where", op("Unsqueeze", is_vector, "axis1"), gathered, known)
+        hidden = op("Gather", "embed", ins["tokens"])
     count = op("Gather", op("Shape", ins["groups"]), "zero")
     index = op("Range", "zero", count, "one")
     same = op("Equal", op("Unsqueeze", ins["groups"], "axis1"), op("Unsqueeze", ins["groups"], "axis0"))
@@ -169,7 +138,6 @@ def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vect
     f32, i64 = TensorProto.FLOAT, TensorProto.INT64
     inputs = [info(ins["hidden"], f32, "T", HIDDEN) if begin else info(ins["tokens"], i64, "T")]
     inputs += [info(ins["positions"], i64, "T"), info(ins["groups"], i64, "T"), info(ins["rows"], i64, "N")]
-    inputs += [info(ins["vectors"], f32, "R", HIDDEN)] if "vectors" in ins else []
     inputs += [info(name, f32, HEADS, "P", HEAD_DIM) for name in (*ins["past_keys"], *ins["past_values"])]
     outputs = [info(outs["hidden"], f32, "T", HIDDEN)] if "hidden" in outs else []
     outputs += [info(outs["logits"], f32, "N", constants["head"].shape[1])]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.bundles.bundle_files import refresh, write_json
-from builders.bundles.model import VECTORS
 
 QUANTIZED = "cpu-int8"
 TENSORRT, TENSORRT_HALF = "tensorrt-fp32", "tensorrt-fp16"
@@ -81,7 +80,7 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
 def halved(model: onnx.ModelProto, hidden: bool = True) -> onnx.ModelProto:
     """The same graph with keys and values in float16, with `hidden` the hidden states too. It computes in float32 as before."""
     graph = model.graph
-    exact_values = {VECTORS, "label_logits"} if hidden else {VECTORS, "label_logits", "state", "state_out"}
+    exact_values = {"label_logits"} if hidden else {"label_logits", "state", "state_out"}
     inputs, outputs = (
         [v for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name not in exact_values]
         for values in (graph.input, graph.output)

@@ -29,16 +29,6 @@ missing = "!"
 empty = "0"
 """
 
-WITH_VECTORS = _TEMPLATE.replace(
-    "{user.like_rate}|{history.recent:3}|{item.title} ", "{user.gcn}{user.like_rate}|{history.recent:3}|{item.title:2}{item.gcn} "
-).replace("{item.title}{verdict},", "{item.gcn}{verdict},")
-"""The same with vectors: of the user, of the target's title and GCN embedding, of the items of the history."""
-
-WITH_ENCODED = WITH_VECTORS.replace("{item.title:2}{item.gcn} ", "{item.title:2} {item.look}").replace(
-    "{item.gcn}", "{item.look}"
-)
-"""And one that is made outside, of the target and of the items of the history."""
-
 WITH_INPUTS = (
     _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{input.device}? {input.query}|").replace(
         " {similar", "~{input.hour}/{input.note} {similar"

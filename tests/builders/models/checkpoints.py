@@ -14,7 +14,6 @@ from rexit.exporter.libraries import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
-from rexit.exporter.model.prompt_vectors import Projectors
 
 FAMILIES = {
     "llama": "Llama, SmolLM2",
@@ -107,12 +106,9 @@ def tiny_heads(decoder: Decoder, exits: int) -> ExitHeads:
 def tiny_checkpoint(
     folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", catalog: Catalog | None = None, **changes: Any
 ) -> Path:
-    """catalog: what it says it was trained on; if prompts have vectors, it gets projectors for them."""
+    """catalog: what it says it was trained on."""
     model = tiny_model(family, **changes)
-    decoder, projectors = Decoder.of(model), None
-    heads = tiny_heads(decoder, len(exits))
-    if catalog is not None and (ids := catalog.vector_ids):
-        projectors = Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
+    heads = tiny_heads(Decoder.of(model), len(exits))
     labels, traits = (LABELS, None) if catalog is None else (catalog.labels, catalog.traits)
-    save_checkpoint(folder, model, exits, heads, labels, traits, projectors=projectors)
+    save_checkpoint(folder, model, exits, heads, labels, traits)
     return folder

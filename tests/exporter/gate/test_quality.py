@@ -51,7 +51,7 @@ def synthetic(users: int, per_user: int = 8, seed: int = 0) -> tuple[Prompts, Lo
     log_odds = random.standard_normal(users * per_user).astype(np.float32)
     liked = random.random(users * per_user) < 1 / (1 + np.exp(-1.5 * log_odds))
     nothing = np.empty(0, np.int32)
-    prompts = [Prompt(nothing, [nothing] * per_user, np.empty(0, np.int64), None)] * users
+    prompts = [Prompt(nothing, [nothing] * per_user)] * users
     pairs = LabelledPairs(np.repeat(np.arange(users), per_user), liked, {})
     return Prompts(prompts, pairs, whole=False, labelled=users), np.stack([log_odds] * 3, 1)
 

@@ -50,9 +50,7 @@ def test_segments_traced_again_that_disagree_say_so_and_leave_nothing(tmp_path: 
     targets = chosen_targets("cpu", ["fp32", "int8", "int4"])
     make = _DraftMaker(tmp_path, targets, 6, lambda _, done, total: shown.append((done, total)))
     drafts = [make.draft(target) for target in targets]
-    loaded: Any = SimpleNamespace(
-        samples=SimpleNamespace(prompts=["some"]), checkpoint=SimpleNamespace(exits=(1, 2)), vectors=None
-    )
+    loaded: Any = SimpleNamespace(samples=SimpleNamespace(prompts=["some"]), checkpoint=SimpleNamespace(exits=(1, 2)))
     exact = SimpleNamespace(slates=list[Any]())
     base: Any = SimpleNamespace(draft=drafts[0], exact=exact)
     monkeypatch.setattr(export, "Judge", Judge)

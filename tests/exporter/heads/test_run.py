@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from builders.data.indexed_catalog import WITH_VECTORS, byte_tokenizer, write_indexed_catalog
+from builders.data.indexed_catalog import byte_tokenizer, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
 from rexit import roles
@@ -245,14 +245,6 @@ def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path
     report = fit_heads(tmp_path / "before", catalog, tmp_path / "after", options)
     after, hidden = load_checkpoint(tmp_path / "after"), torch.randn(3, WIDTH)
     assert report.own_is_last and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
-
-
-def test_vectors_come_from_the_checkpoints_own_projectors(tmp_path: Path) -> None:
-    catalog = write_indexed_catalog(tmp_path / "data", 60, template=WITH_VECTORS)
-    tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog))
-    fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,4", max_slates=8))
-    before, after = (load_checkpoint(tmp_path / name).projectors for name in ("before", "after"))
-    assert before and after and all(torch.equal(before.tensors()[name], value) for name, value in after.tensors().items())
 
 
 def refused(message: str, *words: Any) -> None:

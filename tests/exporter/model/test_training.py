@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_heads, tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import Row, Rows, batches, fresh_projectors, packed_rows, parameter_groups
+from rexit.exporter.model.training import Row, Rows, batches, packed_rows, parameter_groups
 from rexit.slates import TokenSlate
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=WITH_VECTORS))
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("catalog")))
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +24,9 @@ def rows(catalog: Catalog) -> Rows:
     return packed_rows(catalog, "train", 5)
 
 
-def multi_exit(catalog: Catalog) -> MultiExitModel:
+def multi_exit() -> MultiExitModel:
     decoder = Decoder.of(tiny_model())
-    return MultiExitModel(decoder, tiny_heads(decoder, 3), (1, 2, 4), fresh_projectors(catalog, decoder))
+    return MultiExitModel(decoder, tiny_heads(decoder, 3), (1, 2, 4))
 
 
 def test_every_label_of_the_split_is_in_one_row(catalog: Catalog, rows: Rows) -> None:
@@ -57,31 +56,22 @@ def test_candidates_that_share_nothing_are_a_sequence_each() -> None:
         )
         for n in range(2)
     ]
-    tokens, positions, _, rows = Rows([Row(slate.user, slate, slate.liked) for slate in slates], None).packed([0, 1])
+    tokens, positions, _, rows = Rows([Row(slate.user, slate, slate.liked) for slate in slates]).packed([0, 1])
     assert tokens.tolist()[:3] == [[1, 2, 0], [3, 0, 0], [4, 5, 6]] and positions.tolist()[2] == [0, 1, 2]
     assert tokens.flatten()[rows].tolist() == [2, 3, 6] * 2
 
 
-def test_vectors_are_float32_under_autocast(catalog: Catalog, rows: Rows) -> None:
-    model = multi_exit(catalog)
-    plain = rows.inputs(model, [0, 1])[-1]
-    with torch.autocast("cpu", torch.bfloat16):
-        under = rows.inputs(model, [0, 1])[-1]
-    torch.testing.assert_close(under.vectors, plain.vectors, rtol=0, atol=0)
-
-
-def test_shallower_layers_learn_faster(catalog: Catalog) -> None:
-    model = multi_exit(catalog)
+def test_shallower_layers_learn_faster() -> None:
+    model = multi_exit()
     rate = {id(p): group["lr"] for group in parameter_groups(model, 1.0, 0.5, 10.0) for p in group["params"]}
     layers, heads = model.decoder.layers, model.heads
     assert [rate[id(next(layer.parameters()))] for layer in layers] == [4.0, 2.0, 1.0, 1.0]
     assert [rate[id(p.weight)] for p in heads.projections] == [rate[id(n.weight)] for n in heads.norms] == [40.0, 20.0, 10.0]
     assert rate[id(model.model.get_input_embeddings().weight)] == 4.0
-    assert {rate[id(p)] for p in model.projectors.parameters()} == {40.0}
 
 
-def test_each_parameter_that_learns_is_in_one_group(catalog: Catalog) -> None:
-    model = multi_exit(catalog)
+def test_each_parameter_that_learns_is_in_one_group() -> None:
+    model = multi_exit()
     for never_computed in (model.decoder.norm, model.model.get_output_embeddings()):
         never_computed.requires_grad_(False)
     model.decoder.layers[0].mlp.requires_grad_(False)

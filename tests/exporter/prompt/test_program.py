@@ -44,55 +44,24 @@ def test_a_column_with_and_without_a_space_is_two_fields() -> None:
     assert [op["field"] for op in program.candidate] == ["title", " title"]
 
 
-def test_vectors_have_tables_in_the_order_they_are_met() -> None:
-    prompt = "{user.gcn}{history.recent:2} {item.title:3} {item.year}{item.gcn}{item.title:1}{item.title:3}"
-    program, _ = compiled(prompt, entry="{item.gcn}{item.year:2}{verdict}")
-    assert program.vectors == ["gcn", "year:2", "title:3", "title:1"]
-    assert [op.get("table") for op in program.candidate] == ["title:3", None, "gcn", "title:1", "title:3"]
-    assert program.prefix[0] == {"op": "user_vector"} and program.prefix[1]["entry"][0] == {"op": "item_vector", "table": "gcn"}
-    assert program.item_fields == {"year": ("year", False), " year": ("year", True), "title": ("title", False)}
-    assert [op["op"] for op in compiled("x{item.gcn}")[0].prefix] == ["piece"], "it is about the target"
-    ops = [*program.prefix, *program.candidate]
-    assert "".join(placeholder(op) or " " for op in ops).replace(" ", "") == prompt.replace(" ", "")
-
-
-VECTORS = ("item.look", "item.user", "item.user.none", "user.taste")
-
-
-def with_vectors(prompt: str, entry: str = "{verdict}", limits: dict[str, int] | None = None) -> tuple[Program, list[str]]:
-    """And the pieces' texts."""
-    pieces, parsed = Pieces(), replace(template(prompt, entry), limits=limits or {})
-    return compile_program(parsed, ["age"], ["title"], pieces, VECTORS), [text for text, *_ in pieces._rows]
-
-
-def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
-    """The space before it stays with the text before it, as before any other vector."""
-    program, texts = with_vectors(
-        "{history.recent:2}It is {item.look} {item.look}{item.title:2}!", entry="a {item.look}{verdict}"
-    )
-    assert program.vectors == ["look", "title:2"] and program.item_fields == {"title": ("title", False)}
-    assert [op["op"] for op in program.candidate] == ["item_vector", "piece", "item_vector", "item_vector", "piece"]
-    assert {"It is ", " ", "a ", "!"} <= set(texts) and not {"It is", "a", ""} & set(texts)
-    assert [op["op"] for op in program.prefix[0]["entry"]] == ["piece", "item_vector", "verdict"]
-    assert bounds(program.candidate, np.ones(len(texts), np.int64), {}) == (6, 6)
-    assert placeholder({"op": "item_vector", "table": "look"}) == "{item.look}"
+VECTORS = ("item.look", "user.taste")
 
 
 @pytest.mark.parametrize(
     ("prompt", "entry", "limits", "message"),
     [
-        ("{item.look:1}", "x", {}, "prompt: {item.look:1}: the column holds a vector of each item, which is placed as one"),
-        ("{item.title}{history.recent:1}", "{item.look:2}", {}, "entry: {item.look:2}: the column holds a vector of each item"),
-        ("{user.taste}{item.title}", "x", {}, "prompt: {user.taste}: the column holds vectors, which only items can have"),
-        ("{item.title}{history.recent:1}", "{user.taste}", {}, "entry: unknown placeholder {user.taste}, known are: item.COLUMN"),
-        ("{item.user}", "x", {}, "prompt: {item.user}: that name is of the user's vectors: rename the column"),
-        ("{item.look}", "x", {"item.look": 3}, "limits.item.look: the column holds vectors, which have no tokens to cut"),
-        ("{item.luck}", "x", {}, "prompt: unknown placeholder {item.luck}, known are: user.age, item.title, item.look, "),
+        ("{item.look}", "x", {}, "prompt: unknown placeholder {item.look}, known are: user.age, item.title, "),
+        ("{item.gcn}", "x", {}, "prompt: unknown placeholder {item.gcn}, known are: user.age, item.title, "),
+        ("{user.gcn}{item.title}", "x", {}, "prompt: unknown placeholder {user.gcn}, known are: user.age, item.title, "),
+        ("{item.title}{history.recent:1}", "{item.look}", {}, "entry: unknown placeholder {item.look}, known are: item.title"),
+        ("{user.taste}{item.title}", "x", {}, "prompt: unknown placeholder {user.taste}, known are: user.age"),
+        ("{item.title}", "x", {"item.look": 3}, "limits.item.look: the template places no such column, it places: item.title"),
     ],
 )
-def test_what_a_column_of_vectors_cannot_be(prompt: str, entry: str, limits: dict[str, int], message: str) -> None:
+def test_a_prompt_is_text(prompt: str, entry: str, limits: dict[str, int], message: str) -> None:
+    parsed = replace(template(prompt, entry), limits=limits)
     with pytest.raises(InputError) as caught:
-        with_vectors(prompt, entry, limits)
+        compile_program(parsed, ["age"], ["title"], Pieces(), VECTORS)
     assert str(caught.value).startswith(f"t.toml: {message}")
 
 

@@ -61,17 +61,6 @@ def test_a_space_before_a_single_value_moves_into_it() -> None:
     assert parse(Path("t"), "entry", "{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
 
 
-def test_a_space_before_vectors_stays_with_the_text() -> None:
-    assert parse(Path("t"), "prompt", "Is {item.gcn} {item.title:2} {user.gcn}") == (
-        "Is ",
-        Placeholder("item.gcn"),
-        " ",
-        Placeholder("item.title", 2),
-        " ",
-        Placeholder("user.gcn"),
-    )
-
-
 def test_braces_are_escaped_by_doubling() -> None:
     assert "".join(map(str, parse(Path("t"), "prompt", "{{x}} {{{item.y}}}"))) == "{x} {{item.y}}"
 
@@ -106,12 +95,12 @@ def test_braces_are_escaped_by_doubling() -> None:
             "prompt = '{user.age:3}'\n" + LABELS,
             "{user.age:3}: only lists and their rates take a limit (history.recent, history.nearest",
         ),
-        ("prompt = '{item.title:17}'\n" + LABELS, "prompt: {item.title} can be 1 to 16 vectors"),
+        ("prompt = '{item.title:2}'\n" + LABELS, "prompt: {item.title:2}: only lists and their rates take a limit"),
         (
             "prompt = '{history.recents:10}'\n" + LABELS,
             "prompt: unknown placeholder {history.recents:10}, known are: user.COLUMN",
         ),
-        ("prompt = 'x'\nentry = '{verdct}'\n" + LABELS, "entry: unknown placeholder {verdct}, known are: item.COLUMN, item.gcn"),
+        ("prompt = 'x'\nentry = '{verdct}'\n" + LABELS, "entry: unknown placeholder {verdct}, known are: item.COLUMN, verdict"),
         (PLAIN + "[entries]\nnearest = '{user.age}'\n", "entries.nearest: unknown placeholder {user.age}"),
     ],
 )

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.checkpoints.checkpoint import HEADS, PROJECTORS
+from rexit.exporter.checkpoints.checkpoint import HEADS
 from rexit.exporter.export import export_bundle
 from rexit.exporter.model.packed import PADDING, PREFIX
 from rexit.exporter.model.training import packed_rows
@@ -27,7 +27,6 @@ from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.fine_tuning import exit_depths, make_model, still_falling, train_model
 from rexit.exporter.training.trainer import Collator, Learner, joint_loss
 from rexit.interrupts import interruptible
-from running.fast import fast
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +39,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_indexed_catalog(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def with_vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=getattr(request, "param", WITH_VECTORS))
 
 
 def trained(base: Path, catalog: Path, out: Path, say: Callable[[str], None] = lambda _: None, **changes: Any) -> Path:
@@ -64,23 +58,21 @@ def trained(base: Path, catalog: Path, out: Path, say: Callable[[str], None] = l
     ],
     ids=["full", "lora", "frozen"],
 )
-def test_stopped_and_continued_is_as_never_stopped(
-    base: Path, with_vectors: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_stopped_and_continued_is_as_never_stopped(base: Path, catalog: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     def stop(line: str) -> None:
         if line.startswith("step 10/"):
             raise KeyboardInterrupt
 
     steps = {"steps": 14, "rate": 1e-3, "save_every": 3, **options}  # more than one pass over the data
-    whole = trained(base, with_vectors, tmp_path / "whole", **steps)
+    whole = trained(base, catalog, tmp_path / "whole", **steps)
     parts = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        trained(base, with_vectors, parts, stop, **steps)
+        trained(base, catalog, parts, stop, **steps)
     assert not parts.exists()
     assert {path.name for path in (tmp_path / "parts.training").glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-9"}
-    trained(base, with_vectors, parts, **steps)
+    trained(base, catalog, parts, **steps)
     name = "model.safetensors"
-    assert all(same(parts / name, whole / name) for name in (name, HEADS, PROJECTORS))
+    assert all(same(parts / name, whole / name) for name in (name, HEADS))
     assert not same(base / name, whole / name)
 
 
@@ -127,12 +119,12 @@ def test_a_loss_that_falls_at_the_end_is_said(last: float, falls: bool) -> None:
 
 
 @pytest.mark.medium
-def test_rate_of_0_leaves_the_base_as_it_is(base: Path, with_vectors: Path, tmp_path: Path) -> None:
-    one, more = (trained(base, with_vectors, tmp_path / str(steps), steps=steps, rate=0.0) for steps in (1, 4))
+def test_rate_of_0_leaves_the_base_as_it_is(base: Path, catalog: Path, tmp_path: Path) -> None:
+    one, more = (trained(base, catalog, tmp_path / str(steps), steps=steps, rate=0.0) for steps in (1, 4))
     name = "model.safetensors"
     before, after = load_file(base / name), load_file(more / name)
     assert before.keys() == after.keys() and all(torch.equal(before[key].float(), after[key]) for key in before)
-    assert not same(one / HEADS, more / HEADS) and not same(one / PROJECTORS, more / PROJECTORS)
+    assert not same(one / HEADS, more / HEADS)
 
 
 def test_rate_of_0_has_no_gradient_below_the_heads(base: Path, catalog: Path) -> None:
@@ -142,7 +134,7 @@ def test_rate_of_0_has_no_gradient_below_the_heads(base: Path, catalog: Path) ->
     assert {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"heads"}
     assert not any(states.requires_grad for states in model.hidden_rows(*data.packed([0, 1])))
     batch = Collator(data)([[0, 1]])
-    Learner(model, data)(**batch)["loss"].backward()
+    Learner(model)(**batch)["loss"].backward()
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
@@ -201,10 +193,9 @@ def test_vocabulary_that_is_not_the_model_s(catalog: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("with_vectors", fast([WITH_VECTORS, WITH_ENCODED], WITH_VECTORS), ids=["gcn", "encoded"], indirect=True)
-def test_what_was_trained_is_exported(base: Path, with_vectors: Path, tmp_path: Path) -> None:
-    trained(base, with_vectors, tmp_path / "out", steps=3, lora=2, rate=1e-2)
-    report = export_bundle(tmp_path / "out", with_vectors, tmp_path / "bundle", ExportOptions(golden_slates=2))
+def test_what_was_trained_is_exported(base: Path, catalog: Path, tmp_path: Path) -> None:
+    trained(base, catalog, tmp_path / "out", steps=3, lora=2, rate=1e-2)
+    report = export_bundle(tmp_path / "out", catalog, tmp_path / "bundle", ExportOptions(golden_slates=2))
     assert report.exits == (1, 2, 4)
 
 

@@ -64,7 +64,7 @@ using Profile = std::array<std::int64_t, 6>;  // minimum and maximum of T, P and
 
 struct PlanText {
   int begin = 0, end = 0;
-  std::int64_t working = 0, vocabulary = 0;  // of a segment that takes vectors, behind which ids are rows of those
+  std::int64_t working = 0;
   std::vector<Tensor> tensors;
   std::vector<Profile> profiles;
   std::map<std::string, std::string> refused;  // deserialize, context, enqueue, run -> the reason
@@ -75,7 +75,6 @@ struct PlanText {
     begin = plan["layers"][0];
     end = plan["layers"][1];
     working = plan["working"];
-    vocabulary = plan["vocabulary"];
     for (const char* side : {"inputs", "outputs"})
       for (const auto& [name, tensor] : plan[side].items()) {
         const std::string type = tensor["type"];
@@ -97,8 +96,7 @@ struct PlanText {
     return true;
   }
 
-  // The index of the first input that is a cache.
-  std::size_t caches() const { return vocabulary != 0 ? 5 : 4; }
+  static constexpr std::size_t first_cache = 4;  // index into the inputs
 
   const Tensor* find(const std::string& name) const {
     for (const Tensor& tensor : tensors)
@@ -106,10 +104,10 @@ struct PlanText {
     return nullptr;
   }
 
-  // Of an input's dynamic dimension: tokens, positions, groups, rows, possibly vectors, then the caches.
+  // Of an input's dynamic dimension: tokens, positions, groups, rows, then the caches.
   std::pair<std::int64_t, std::int64_t> range(const Tensor& input, std::int32_t profile) const {
     const auto n = static_cast<std::size_t>(&input - tensors.data());
-    const std::size_t at = n == 3 ? 4 : n < caches() ? 0 : 2;
+    const std::size_t at = n == 3 ? 4 : n < first_cache ? 0 : 2;
     const Profile& sizes = profiles[static_cast<std::size_t>(profile)];
     return {sizes[at], sizes[at + 1]};
   }
@@ -173,9 +171,8 @@ inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, cons
   const std::vector<std::int64_t> source = inputs[0].read(), positions = inputs[1].read(), groups = inputs[2].read(),
                                   rows = inputs[3].read();
   const auto layers = static_cast<std::size_t>(plan.end - plan.begin);
-  const std::size_t first_past = plan.caches();
+  const std::size_t first_past = PlanText::first_cache;
   const Bound& cache = inputs[first_past];
-  const std::vector<std::int64_t> vectors = plan.vocabulary != 0 ? inputs[4].read() : std::vector<std::int64_t>();
   const auto heads = static_cast<std::size_t>(cache.shape[0]), past = static_cast<std::size_t>(cache.shape[1]),
              dim = static_cast<std::size_t>(cache.shape[2]);
   const std::size_t tokens = positions.size(), hidden = heads * dim;
@@ -184,13 +181,6 @@ inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, cons
     for (std::size_t j = 0; j < hidden; ++j)
       if (inputs[0].shape.size() == 2) {
         x[t * hidden + j] = source[t * hidden + j];
-      } else if (plan.vocabulary != 0 && source[t] >= plan.vocabulary) {
-        const auto row = static_cast<std::size_t>(source[t] - plan.vocabulary);
-        if (row * hidden + j >= vectors.size()) {
-          cuda_double::mistake("a token that names no row of `vectors`");
-          return;
-        }
-        x[t * hidden + j] = vectors[row * hidden + j];
       } else {
         x[t * hidden + j] = (source[t] + 1) * static_cast<std::int64_t>(j + 1) % 251;
       }
