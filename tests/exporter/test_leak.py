@@ -20,7 +20,6 @@ from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
 from builders.data import ratings
-from oracles.assembler import folded_in
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter import zero as zero_fit
@@ -97,12 +96,7 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
     liked, users = [], []
     for slate in cut(catalog, split):
         prompt, user = builder.prompt(slate.user, slate.items, slate.as_of), int(slate.user)
-        table, place = (catalog.item_table, ...) if prompt.part is None else (catalog.snapshots, prompt.part - 1)
-        dots = np.zeros(len(catalog.items))
-        if prompt.part != 0:
-            items, fold_in = (table[name][place] for name in ("embeddings" if prompt.part is None else "items", "fold_in"))
-            dots = items.astype(float) @ folded_in(fold_in[prompt.liked])
-        for item, candidate, label in zip(slate.items, prompt.candidates, slate.liked, strict=True):
+        for candidate, label in zip(prompt.candidates, slate.liked, strict=True):
             whole = tokenizer.decode(np.concatenate([prompt.prefix, candidate]))
             parts = dict(zip(PARTS, whole.split("|"), strict=True))
             verdicts = {
@@ -116,7 +110,6 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
                     "user.like_rate": int(parts["user.like_rate"][:-1]),
                     "item.like_rate": int(parts["item.like_rate"][:-1]),
                     "count": int(parts["count"].removeprefix("2^")),
-                    "dot": dots[int(item)],
                 }
             )
             liked.append(bool(label))
@@ -154,9 +147,9 @@ def control(catalog: Catalog) -> Case:
 
 
 def boosted(rows: Rows, chosen: NDArray[np.bool_], others: Rows) -> NDArray[Any]:
-    """Scores all of others by gradient boosting on some rows, without the dot product, which no prompt spells out."""
-    model = HistGradientBoostingClassifier(max_iter=50, random_state=0).fit(rows.table()[chosen, :-1], rows.liked[chosen])
-    scores: NDArray[Any] = model.predict_proba(others.table()[:, :-1])[:, 1]
+    """Scores all of others by gradient boosting on some rows."""
+    model = HistGradientBoostingClassifier(max_iter=50, random_state=0).fit(rows.table()[chosen], rows.liked[chosen])
+    scores: NDArray[Any] = model.predict_proba(others.table())[:, 1]
     return scores
 
 
@@ -170,7 +163,7 @@ def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> 
 @pytest.mark.medium
 def test_the_control_is_found_out(control: Case) -> None:
     measured_chances = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
-    assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), measured_chances
+    assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict")), measured_chances
 
 
 @pytest.mark.medium

@@ -157,7 +157,7 @@ def test_bad_vectors_of_new_items_are_named(
 
 def test_new_items_without_the_column_are_refused(data: Path, catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "new-items.csv").write_text("item_id,title,year\n100,New,2000\n")
-    with pytest.raises(InputError, match="the items file has no column 'text', which exit zero or a prompt reads"):
+    with pytest.raises(InputError, match="the items file has no column 'text', which exit zero reads"):
         extended(data, catalog, tmp_path, tmp_path / "new-items.csv")
 
 
