@@ -13,7 +13,7 @@ from damage.table import POLICY, Row
 from rexit.bundle import Bundle
 from rexit.errors import BundleError
 
-LEFT_TO_THE_RUNTIME = 61
+LEFT_TO_THE_RUNTIME = 58
 """Number of cases that Python accepts: graphs, ops of prompts, tables' contents."""
 IN_OTHER_WORDS = ["op_of_an_unknown_input", "input_that_no_op_places", "inputs_in_another_order_than_their_places"]
 IN_OTHER_WORDS += ["two_inputs_of_one_name", "op_without_pieces", "optional_input_without_its_word", "text_with_pieces"]

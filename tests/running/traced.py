@@ -90,7 +90,7 @@ def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
 def _form(segment: SegmentModule, described: Segment, opset: int) -> str:
     config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
     settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
-    layout = (settings, segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
+    layout = (settings, segment, segment.begin, segment.end, described.inputs, described.outputs, opset)
     weights = _weights(segment)
     shapes = [(name, array.shape, array.dtype.str) for name, array in weights.items()]
     contents = [array.tobytes() for array in weights.values()]
