@@ -31,7 +31,7 @@ def number_ops(catalog: Catalog) -> list[Op]:
 def prompt_numbers(catalog: Catalog, split: str, size: int) -> Features:
     """What the prompts of a split's pairs, in slates of `size`, say in numbers: steps from 0, in the split's order."""
     ops = number_ops(catalog)
-    info = {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": [], "candidate": ops, "inputs": [], "vectors": []}}
+    info = {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": [], "candidate": ops, "inputs": []}}
     with tempfile.TemporaryDirectory() as place:
         folder, count = Path(place) / "catalog", info["counts"]["pieces"]
         shutil.copytree(catalog.path, folder)
