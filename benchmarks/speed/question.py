@@ -1,15 +1,12 @@
-"""`slate.py --question FOLDER`: one question, in words and in vectors.
+"""`slate.py --question FOLDER`: one question to a fine-tuned model and to its peers.
 
-    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated in cpu-int8, cpu-bf16 or both, with
-                           cpu-fp32 to compare with; beside it its weights for the peers, `weights.py … --tuned CHECKPOINT`
+    FOLDER/text/bundle     whose prompts spell titles out, calibrated in cpu-int8, cpu-bf16 or both, with cpu-fp32 to compare
+                           with; beside it its weights for the peers, `weights.py … --tuned CHECKPOINT`
     FOLDER/text/catalog    whose test split has the slates
-    FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
-One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/speed/peers.md has the
-commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for: a
-certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given the
-words: the same users, candidates and moment, another prompt. Ratios across prompts are therefore not ratios of one computation,
-and the times come with the quality of both models and with what calibration guarantees.
+docs/notes/speed/peers.md has the commands that make them. Whole slates of the test split, for real users, as large as those that
+the policies were made for: a certified policy on a hundred candidates for ten places is asked about a hundred. The times come
+with the quality of the model and with what calibration guarantees.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from rexit.bundle import Bundle, Catalog
 from rexit.slates import SIZE, cut
 
 PRECISIONS = ("int8", "bf16")
-PROMPTS = ("text", "vectors")
 COLD = "the question, cold"
 MOMENTS = (COLD, "second slate", "one interaction later")
 CHECKED = 5
@@ -42,13 +38,9 @@ def calibrated(bundle: Path) -> tuple[str, ...]:
     return precisions
 
 
-def slate_size(bundles: Mapping[str, Path], precisions: Mapping[str, Sequence[str]]) -> int:
-    """Returns the number of candidates that the bundles' policies were made for; SIZE if none says."""
-    policies = {
-        f"{prompt} {name}": Bundle.open(bundles[prompt], f"cpu-{name}").policy()
-        for prompt in bundles
-        for name in precisions[prompt]
-    }
+def slate_size(bundle: Path, precisions: Sequence[str]) -> int:
+    """Returns the number of candidates that the bundle's policies were made for; SIZE if none says."""
+    policies = {name: Bundle.open(bundle, f"cpu-{name}").policy() for name in precisions}
     sizes = {name: policy.made_on["slate"] for name, policy in policies.items() if policy and policy.made_on}
     if len(set(sizes.values())) > 1:
         sys.exit(f"slate.py: the policies were made for slates of {sizes}, expected one size")
@@ -56,24 +48,23 @@ def slate_size(bundles: Mapping[str, Path], precisions: Mapping[str, Sequence[st
 
 
 class Questions:
-    """Random slates, the same in every run. A request holds the tokens of one prompt; rexit reads the user, items and moment."""
+    """Random slates, the same in every run. A request holds the tokens of its prompt; rexit reads the user, items and moment."""
 
     def __init__(self, folder: Path) -> None:
-        self.bundles = {prompt: path for prompt in PROMPTS if (path := folder / prompt / "bundle").exists()}
-        if not self.bundles:
-            sys.exit(f"slate.py: {folder} has neither text/bundle nor vectors/bundle, expected one of them")
-        self.precisions = {prompt: calibrated(path) for prompt, path in self.bundles.items()}
-        self.size = slate_size(self.bundles, self.precisions)
-        self.asked = next(iter(self.bundles))
-        catalog = Catalog.open(folder / self.asked / "catalog")
+        self.bundle = folder / "text" / "bundle"
+        if not self.bundle.exists():
+            sys.exit(f"slate.py: {folder} has no text/bundle")
+        self.precisions = calibrated(self.bundle)
+        self.size = slate_size(self.bundle, self.precisions)
+        catalog = Catalog.open(folder / "text" / "catalog")
         self.slates = [slate for slate in cut(catalog, "test", self.size) if len(slate.items) == self.size]
         self.labels, self.prompt = catalog.labels, catalog.info["prompt"]
-        self.sessions = {prompt: rexit.open(path, f"cpu-{self.precisions[prompt][0]}") for prompt, path in self.bundles.items()}
-        self.has_zero = self.sessions[self.asked].exits[0].layers == 0
+        self.session = rexit.open(self.bundle, f"cpu-{self.precisions[0]}")
+        self.has_zero = self.session.exits[0].layers == 0
         self.random = np.random.default_rng(1)
 
-    def draw(self, moment: str, prompt: str = "") -> dict[str, Any]:
-        """Returns a request for a random slate, in the tokens of `prompt`; empty: in the peers' tokens.
+    def draw(self, moment: str) -> dict[str, Any]:
+        """Returns a request for a random slate.
 
         `entering` holds those of the candidates that the policy's exit zero lets in.
 
@@ -82,50 +73,47 @@ class Questions:
         """
         slate = self.slates[self.random.integers(len(self.slates))]
         request: dict[str, Any] = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
-        prompt = prompt or self.asked
         items, half = list(slate.items), self.size // 2
         before: dict[str, Any]
         now: dict[str, Any]
         if moment == COLD:
-            return self._asked(prompt, request | {"items": items})
+            return self._asked(request | {"items": items})
         if moment == "second slate":
             before, now = {"items": items[half:]}, {"items": items[:half]}
         else:
             first, *left = items
             before, now = {"items": left, "recent": []}, {"items": left, "recent": [(first, bool(slate.liked[0]))]}
-        return request | self._asked(prompt, request | now) | {"before": self._asked(prompt, request | before)}
+        return request | self._asked(request | now) | {"before": self._asked(request | before)}
 
-    def _asked(self, prompt: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _asked(self, request: Mapping[str, Any]) -> dict[str, Any]:
         when = {"as_of": request["as_of"], "recent": request.get("recent")}
-        session, user, items = self.sessions[prompt], request["user"], request["items"]
-        prefix, candidates = session.prompt(user, items, **when)
+        user, items = request["user"], request["items"]
+        prefix, candidates = self.session.prompt(user, items, **when)
         answer = dict(request) | {"prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
         if self.has_zero:
-            stops = session.score(user, items, **when).exit
+            stops = self.session.score(user, items, **when).exit
             answer["entering"] = [tokens for tokens, k in zip(answer["candidates"], stops, strict=True) if k > 0]
         return answer
 
-    def checks(self, prompt: str) -> list[dict[str, Any]]:
-        return [self.draw(COLD, prompt) for _ in range(CHECKED)]
+    def checks(self) -> list[dict[str, Any]]:
+        return [self.draw(COLD) for _ in range(CHECKED)]
 
     def max_tokens(self) -> int:
         """The most tokens that a slate may have."""
         return int(self.prompt["max_prefix_tokens"] + self.size * self.prompt["max_candidate_tokens"])
 
     def about(self) -> dict[str, Any]:
-        """Returns for each prompt the median tokens of a slate, and for each precision what its gate and `rexit calibrate` say:
+        """Returns the median tokens of a slate, its candidates, and for each precision what its gate and `rexit calibrate` say:
         full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None: not
         certified)."""
-        prompts: dict[str, Any] = {}
-        for prompt, path in self.bundles.items():
-            requests = [self.draw(COLD, prompt) for _ in range(20)]
-            prompts[prompt] = {
-                "tokens": float(np.median([len(entry["prefix"]) + sum(map(len, entry["candidates"])) for entry in requests])),
-                "slate": self.size,
-            }
-            for name in self.precisions[prompt]:
-                prompts[prompt][name] = self._quality(path / "variants" / f"cpu-{name}")
-        return prompts
+        requests = [self.draw(COLD) for _ in range(20)]
+        tokens = float(np.median([len(entry["prefix"]) + sum(map(len, entry["candidates"])) for entry in requests]))
+        variants = self.bundle / "variants"
+        return {
+            "tokens": tokens,
+            "slate": self.size,
+            **{name: self._quality(variants / f"cpu-{name}") for name in self.precisions},
+        }
 
     def _quality(self, variant: Path) -> dict[str, Any]:
         about, report = (json.loads((variant / f"{name}.json").read_text()) for name in ("variant", "report"))

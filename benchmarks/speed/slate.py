@@ -129,36 +129,30 @@ def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds:
     return about | results | {"fastest": fastest_peers(results["milliseconds"])}
 
 
-def contenders_of(prompt: str, precision: str) -> list[Contender]:
-    """The contenders of one bundle of --question in one precision: full depth and its policy. All are compared with float32 in
-    words, which is what peers read, so a model in vectors is compared with nothing."""
-    name, peer = f"{precision}_{prompt}", f"{prompt}-{precision}"
+def contenders_of(precision: str) -> list[Contender]:
+    """The contenders of --question in one precision: full depth and its policy. All are compared with float32."""
+    name, peer = f"{precision}_text", f"text-{precision}"
     if precision == "fp32":
         return [Contender(f"{name}_full", peer, "full", tolerance=0.0, correlation=0.0)]
-    bounds: Any = ROUNDED if prompt == "text" else {"tolerance": None}
-    return [Contender(f"{name}_full", peer, "full", **bounds), Contender(f"{name}_policy", peer, "policy", tolerance=None)]
+    return [Contender(f"{name}_full", peer, "full", **ROUNDED), Contender(f"{name}_policy", peer, "policy", tolerance=None)]
 
 
 def questions(
     folder: Path, peers: Path, work: Path, threads: int, rounds: int, only: Set[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Measures one question in words and in vectors. Returns the cases, facts about both, and the peers left out, with
-    reasons."""
+    """Measures one question. Returns the cases, facts about the model, and the peers left out, with reasons."""
     questions = Questions(folder)
     own = Path(sys.executable)
     plans: dict[str, Plan] = {}
     ours: list[Contender] = []
-    for prompt, path in questions.bundles.items():
-        setup = {"bundle": str(path), "policy": "own", "check": questions.checks(prompt)}
-        for precision in (*questions.precisions[prompt], *(("fp32",) if prompt == "text" else ())):
-            peer = f"{prompt}-{precision}"
-            plans[peer] = (own, "ours.py", setup | {"variant": f"cpu-{precision}"})
-            ours += contenders_of(prompt, precision)
-    if "text" in questions.bundles:
-        theirs = peer_plans(peers, folder / "text", questions.size, questions.max_tokens(), batches=(1, 2, 4))
-        del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
-        plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
-    reference = "fp32_text_full" if "text" in questions.bundles else ours[0].name
+    setup = {"bundle": str(questions.bundle), "policy": "own", "check": questions.checks()}
+    for precision in (*questions.precisions, "fp32"):
+        plans[f"text-{precision}"] = (own, "ours.py", setup | {"variant": f"cpu-{precision}"})
+        ours += contenders_of(precision)
+    theirs = peer_plans(peers, folder / "text", questions.size, questions.max_tokens(), batches=(1, 2, 4))
+    del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
+    plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
+    reference = "fp32_text_full"
     about = questions.about()
     with loaded(plans, threads, work, {contender.peer for contender in ours}) as (running, left_out):
         others = [contender for contender in PEERS if contender.peer in running and not contender.slow]
