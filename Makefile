@@ -224,7 +224,7 @@ $(BUILD)/musl/.configured: $(BUILD)/musl-files/.fetched runtime/cmake/x86_64-lin
 
 # ONNX Runtime's wheel is for glibc. What loads it is left out.
 MUSL_TESTS := test_checked test_status test_half test_json test_sha256 test_kernels test_retrieval \
-  test_deadline test_policy test_prefix_cache test_slate test_stops test_vector_rows test_engines \
+  test_deadline test_policy test_prefix_cache test_slate test_stops test_engines \
   test_tensorrt
 
 # They load ONNX Runtime, whose wheel needs glibc.

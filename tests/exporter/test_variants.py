@@ -196,8 +196,8 @@ def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
         opened(self, folder, *arguments, **options)
         wrong.update({self} if folder.name == "cpu-int8" else ())
 
-    def off(self: Chain, *arguments: Any, past: Any = None, liked: Any = None) -> Any:
-        log_odds, new = run(self, *arguments, past=past, liked=liked)
+    def off(self: Chain, *arguments: Any, past: Any = None) -> Any:
+        log_odds, new = run(self, *arguments, past=past)
         return log_odds + np.float32(by * (past is not None and self in wrong)), new
 
     monkeypatch.setattr(Chain, "__init__", remember)

@@ -48,7 +48,7 @@ def write_grown(old: Path, new: Path, edit: Edit | None = None, seed: int = 3) -
 
 def swap_for_grown(bundle: Path, old: Path, new: Path) -> None:
     """Writes the grown catalog `new` and puts it into the bundle, as a refresh ends."""
-    with staged(bundle, Manifest.read(bundle), Catalog.open(write_grown(old, new)), None) as swap:
+    with staged(bundle, Manifest.read(bundle), Catalog.open(write_grown(old, new))) as swap:
         swap.commit()
 
 
