@@ -37,7 +37,7 @@ from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
 from rexit.request import Request
-from rexit.slates import AnySlate, cut, drawn, slate_size, spread, without_labels
+from rexit.slates import AnySlate, cut, drawn, slate_size, spread, spread_users, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -234,7 +234,7 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
 def _slates(bundle: Bundle, source: Source, options: CalibrationOptions, goal: Goal) -> SlatesBySplit:
     """The slates of validation and test. Raises InputError for a goal that they cannot serve, before minutes of scoring."""
     limits = {"validation": options.max_slates, "test": options.test_slates or options.max_slates}
-    slates = {name: spread(cut(source, name, options.slate), limit) for name, limit in limits.items()}
+    slates = {name: spread_users(cut(source, name, options.slate), limit) for name, limit in limits.items()}
     if not options.labels:
         slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
     users = list({slate.user: None for slate in slates["validation"]})
