@@ -44,12 +44,17 @@ class Texts:
             raise InputError(self._problem)
 
     def prompt(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        max_document_tokens: int | None = None,
+        deadline: float = math.inf,
     ) -> tuple[list[int], list[list[int]], list[bool]]:
-        """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError."""
+        """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError and DeadlineError."""
         self.check()
         assert self._encoder is not None
-        return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
+        return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens, deadline)
 
 
 class LateError(DeadlineError):
@@ -203,7 +208,8 @@ class TextsJob(Job):
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
         waited_s, count = self.waited_s, len(self.documents)
         floor = self.floor and not rule  # it is of the policy's own rules
-        request, truncated = self._request(texts, floor=floor or None)
+        deadline = math.inf if self.deadline_s is None else self.arrived + self.deadline_s
+        request, truncated = self._request(texts, floor or None, deadline)
         if not self.may_cut and any(truncated):
             raise InputError(f"documents[{truncated.index(True)}], or the query with it, would be cut, and truncation is false")
         left = self.left_s()
@@ -228,7 +234,8 @@ class TextsJob(Job):
     def follows_policy(self) -> bool:
         return self.force_exit is None
 
-    def _request(self, texts: Texts, floor: bool | None = None) -> tuple[Request, list[bool]]:
+    def _request(self, texts: Texts, floor: bool | None = None, deadline: float = math.inf) -> tuple[Request, list[bool]]:
         """The request as token ids, and whether each document was cut."""
-        prefix, candidates, truncated = texts.prompt(self.query, self.documents, self.instruction, self.max_document_tokens)
+        fields = self.query, self.documents, self.instruction, self.max_document_tokens
+        prefix, candidates, truncated = texts.prompt(*fields, deadline)
         return Request(prefix=prefix, candidates=candidates, scores=self.scores, floor=floor), truncated
