@@ -127,8 +127,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         bool | None,
         _field(
             "true or false",
-            "True: leaves out the candidates below the floor of the policy, which keeps a share of what is relevant. The answer "
-            "may be empty. Refused if the policy has none.",
+            "True: leaves out the candidates below the floor of the policy, which keeps a share of what is relevant. The others "
+            "come best first; there may be none. Refused if the policy has none.",
         ),
     ] = None
     deadline_ms: Annotated[
