@@ -412,7 +412,8 @@ def _extended(
     ids = {what: part.ids for what, part in entities.items()}
     own = {name: vectors[name] for name in read}
     neighbours = int(old.user_table["similar"].shape[1])
-    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours)
+    own_rows = old.info["embedding"].get("users") == "given"
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours, own_rows)
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
     if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
         raise InputError(f"{old.path}: {vector_ids.too_many}")
