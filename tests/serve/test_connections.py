@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from builders.bundles.held_out import write_ranked
+from builders.bundles.reranker import write_reranker
 from rexit import runtime
+from rexit.errors import InputError
 from rexit.pool import Pool
+from rexit.request import MAX_CANDIDATES, json_schema
 from rexit.serve import connections
 from running.service import Service, serving
 
@@ -80,3 +84,23 @@ def test_a_changed_catalog_file_ends_readiness(tmp_path: Path) -> None:
         assert (reply := service.get("/readyz")).status == 503 and "was modified" in reply.json["error"]
         pool.reload()
         assert service.get("/readyz").status == 200 and service.score(user=100, items=[3]).status == 200
+
+
+def test_a_broken_tokenizer_is_refused_at_start_and_at_reload(tmp_path: Path) -> None:
+    bundle = write_reranker(tmp_path / "bundle")
+    pool = Pool(partial(runtime.open, bundle), 1, 4)
+    file = bundle / "tokenizer.json"
+    size = file.stat().st_size
+    file.unlink()
+    file.write_bytes(b"{" * size)
+    with pytest.raises(InputError, match="not a tokenizer"):
+        pool.reload()
+    pool.close()
+    with pytest.raises(InputError, match="not a tokenizer"):
+        Pool(partial(runtime.open, bundle), 1, 4)
+
+
+def test_the_schema_has_texts_and_limits() -> None:
+    schema = json_schema()
+    assert {"required": ["query", "documents"]} in schema["oneOf"]
+    assert f'"maxItems": {MAX_CANDIDATES}' in json.dumps(schema["properties"]["documents"])
