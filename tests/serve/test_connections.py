@@ -104,3 +104,9 @@ def test_the_schema_has_texts_and_limits() -> None:
     schema = json_schema()
     assert {"required": ["query", "documents"]} in schema["oneOf"]
     assert f'"maxItems": {MAX_CANDIDATES}' in json.dumps(schema["properties"]["documents"])
+
+
+def test_a_request_is_a_line_in_the_log(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "rexit.access"), serving(pool) as service:
+        service.get("/healthz")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ GET /healthz 200 \d+\.\d ms", caplog.records[-1].getMessage())
