@@ -97,6 +97,7 @@ void Request::clear(const Program& program) {
   tokens.candidates.clear();
   tokens.counts.clear();
   texts.clear();
+  truncated.clear();
   scores.resize(program.scores.size());
   for (std::vector<float>& stage : scores) stage.clear();
   force_exit.reset();
@@ -110,7 +111,7 @@ std::size_t Request::memory() const noexcept {
   for (const Codes& input : query.inputs) lists += bytes(input);
   for (const std::vector<float>& stage : scores) lists += bytes(stage);
   return lists + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts, texts.tokens,
-                       texts.ends, texts.word);
+                       texts.ends, texts.word, truncated);
 }
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)

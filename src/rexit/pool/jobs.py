@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import DeadlineError, InputError
-from rexit.prompts.texts import TextEncoder, session_encoder
-from rexit.request import Request
+from rexit.prompts.texts import NoTextsError, TextEncoder, session_encoder
+from rexit.request import Request, check_count
 from rexit.runtime import Scores, Session, Stats
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Texts:
 
     Args:
         session: A session of the bundle, whose tokenizer is read now.
+
+    Raises:
+        InputError: The tokenizer is damaged.
     """
 
     def __init__(self, session: Session) -> None:
@@ -35,7 +38,7 @@ class Texts:
         self._problem = ""
         try:
             self._encoder = session_encoder(session, "the bundle")
-        except InputError as exc:
+        except NoTextsError as exc:
             self._problem = str(exc)
 
     def check(self) -> None:
@@ -183,7 +186,7 @@ class TextsJob(Job):
 
     Attributes:
         query: The query.
-        documents: The documents, at least one.
+        documents: The documents, 1 to `MAX_CANDIDATES`. More raise InputError.
         scores: First stages' numbers of each document, by name.
         top_k: Only the k best; None: all.
         instruction: In the place of the reranker's own.
@@ -204,6 +207,9 @@ class TextsJob(Job):
     may_cut: bool = True
     force_exit: int | None = None
     form: Callable[[Ranking], Any] = _as_it_is
+
+    def __post_init__(self) -> None:
+        check_count("documents", len(self.documents))
 
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
         waited_s, count = self.waited_s, len(self.documents)

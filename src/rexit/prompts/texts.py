@@ -32,6 +32,10 @@ _BATCH = 64
 _NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
 
 
+class NoTextsError(InputError):
+    """Only token ids can be scored: there is no tokenizer or text template, or the package tokenizers is missing."""
+
+
 def input_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
     """Returns the token ids of texts of an input, without special tokens. An empty text has none.
 
@@ -328,13 +332,14 @@ def session_encoder(session: Session, path: str) -> TextEncoder:
     """Returns the encoder of an opened bundle, from the files that it was opened with. path: The bundle's path, for messages.
 
     Raises:
-        InputError: There is no tokenizer, or no text template.
+        NoTextsError: There is no tokenizer, or no text template.
+        InputError: The tokenizer is damaged.
     """
     manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
     if TOKENIZER not in manifest.files:
-        raise InputError(f"{path}: {_NO_TOKENIZER}")
+        raise NoTextsError(f"{path}: {_NO_TOKENIZER}")
     if manifest.reranker is None:
-        raise InputError(_NO_TEMPLATE)
+        raise NoTextsError(_NO_TEMPLATE)
     tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
     tables = session.read_file(WORD_PIECES) if session.info.takes_texts else None
     return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions, word_pieces=tables)
@@ -352,7 +357,7 @@ def parse_tokenizer(data: bytes, file: str) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as exc:
-        raise InputError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
+        raise NoTextsError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
 
     try:
         return Tokenizer.from_buffer(data)
