@@ -37,7 +37,8 @@ def reference(
     open_session: Callable[[], Any] | None,
     progress: Progress,
 ) -> LogOdds | None:
-    """Returns the float32 model's log-odds of the slates; None if the bundle has no float32 variant, or nothing to read.
+    """Returns the float32 model's log-odds of the slates at the selected variant's exits; None if the bundle has no float32
+    variant, or nothing to read.
 
     1. The float32 variant is its own reference: `own` is written for the others.
     2. A file of these graphs and slates is read.
@@ -61,11 +62,16 @@ def reference(
     if bundle.variant.name == VARIANT:
         _write(path, made_of, own)
         return own
-    problem = None
+    columns, problem = [float32.exits.index(depth) for depth in bundle.exits], None
+
+    def of_exits(log_odds: LogOdds) -> LogOdds:
+        return {name: np.ascontiguousarray(z[:, columns]) for name, z in log_odds.items()}
+
     if path.is_file():
-        log_odds, problem = _read(path, made_of, own)
+        shapes = {name: (len(z), len(float32.exits)) for name, z in own.items()}
+        log_odds, problem = _read(path, made_of, shapes)
         if log_odds is not None:
-            return log_odds
+            return of_exits(log_odds)
     if open_session is None:
         if problem is not None:
             raise BundleError(problem)
@@ -79,14 +85,14 @@ def reference(
     with contextlib.closing(session):
         log_odds = {name: collect(session, part, f"{name}, float32", progress) for name, part in slates.items()}
     _write(path, made_of, log_odds)
-    return log_odds
+    return of_exits(log_odds)
 
 
 def _write(path: Path, made_of: Mapping[str, Any], log_odds: LogOdds) -> None:
     write_sealed(path, json.dumps({"made_of": dict(made_of)}), log_odds)
 
 
-def _read(path: Path, made_of: Mapping[str, Any], own: LogOdds) -> tuple[LogOdds | None, str]:
+def _read(path: Path, made_of: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> tuple[LogOdds | None, str]:
     """The file's log-odds; or None, and what it was made of instead. Raises BundleError: the file is damaged."""
     text, tensors = read_sealed(path)
     try:
@@ -97,9 +103,9 @@ def _read(path: Path, made_of: Mapping[str, Any], own: LogOdds) -> tuple[LogOdds
         if recorded.get(name) != expected:
             what = f"another {FILES[name]}" if name in FILES else f"{name} {recorded.get(name)}, expected {expected}"
             return None, f"{path}: the float32 reference was recorded with {what}: run `rexit calibrate --variant {VARIANT}`."
-    for name, z in own.items():
+    for name, expected in shapes.items():
         part = tensors.get(name)
-        if part is None or part.dtype != np.float32 or part.shape != z.shape or not np.isfinite(part).all():
+        if part is None or part.dtype != np.float32 or part.shape != expected or not np.isfinite(part).all():
             shape = None if part is None else f"{part.dtype} {list(part.shape)}"
-            raise BundleError(f"{path}: {name}: is {shape}, expected finite float32 {list(z.shape)}")
-    return {name: tensors[name] for name in own}, ""
+            raise BundleError(f"{path}: {name}: is {shape}, expected finite float32 {list(expected)}")
+    return {name: tensors[name] for name in shapes}, ""

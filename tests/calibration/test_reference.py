@@ -36,9 +36,12 @@ def _unable() -> Any:
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(Bundle, "open", lambda path, name: SimpleNamespace(folder=tmp_path, variant_sha256="fp32"))
+    monkeypatch.setattr(Bundle, "open", lambda path, name: SimpleNamespace(folder=tmp_path, variant_sha256="fp32", exits=(1, 2)))
     return SimpleNamespace(
-        path=tmp_path, manifest=SimpleNamespace(variants=(VARIANT, "cpu-int8")), variant=SimpleNamespace(name="cpu-int8")
+        path=tmp_path,
+        exits=(1, 2),
+        manifest=SimpleNamespace(variants=(VARIANT, "cpu-int8")),
+        variant=SimpleNamespace(name="cpu-int8"),
     )
 
 
@@ -50,6 +53,13 @@ def test_float32_runs_once_and_other_variants_and_devices_read_it(bundle: Any, t
         assert again is not None and np.array_equal(again["test"], first["test"])
     bundle.variant.name = VARIANT
     assert reference(bundle, MADE_OF, SLATES, OWN, _unable, silent) is OWN and (tmp_path / FILE).is_file()
+
+
+def test_a_variant_without_an_exit_reads_those_that_it_has(bundle: Any) -> None:
+    bundle.exits, own = (2,), {"test": OWN["test"][:, 1:]}
+    for open_session in (Session, None):
+        exact = reference(bundle, MADE_OF, SLATES, own, open_session, silent)
+        assert exact is not None and np.array_equal(exact["test"], 2 * own["test"])
 
 
 @pytest.mark.parametrize("open_session", [None, _unable])
@@ -74,7 +84,9 @@ def test_one_of_other_slates_is_refused_where_float32_cannot_run(
 
 def test_one_of_other_graphs_or_damaged_is_refused(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference(bundle, MADE_OF, SLATES, OWN, Session, silent)
-    monkeypatch.setattr(Bundle, "open", lambda path, name: SimpleNamespace(folder=tmp_path, variant_sha256="exported again"))
+    monkeypatch.setattr(
+        Bundle, "open", lambda path, name: SimpleNamespace(folder=tmp_path, variant_sha256="exported again", exits=(1, 2))
+    )
     with pytest.raises(BundleError, match="recorded with another variant"):
         reference(bundle, MADE_OF, SLATES, OWN, None, silent)
     data = bytearray((tmp_path / FILE).read_bytes())
