@@ -22,6 +22,7 @@
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/speed/slate.py compares with: an hour of compiling and exporting
+# make help   these lines
 # make clean  forget what was built (the environment stays)
 
 PYTHON ?= python3
@@ -49,7 +50,10 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:example
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-search test test-all test-python test-medium test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: help setup demo demo-search test test-all test-python test-medium test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+
+help:
+	@sed -n '/^# make/!q;s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 setup: $(BUILD)/.installed
 

@@ -154,7 +154,12 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
 
 
 def guarantee(
-    limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05, tail: str | None = None, noun: str = "users"
+    limits: Mapping[Metric, float],
+    users: Mapping[str, int],
+    level: float = 0.05,
+    tail: str | None = None,
+    noun: str = "users",
+    against: str = "the full model",
 ) -> str:
     """Returns the guarantee in one sentence.
 
@@ -164,11 +169,12 @@ def guarantee(
         level: the chance that the guarantee is wrong.
         tail: what else holds, as a part of a sentence.
         noun: whom the slates are of, `users` or `queries`.
+        against: what losses are counted against.
     """
     promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, {noun} like these lose on average at most {promises} against the full "
-        f"model{'' if tail is None else f', and {tail}'}: "
+        f"With {100 * (1 - level):g} % confidence, {noun} like these lose on average at most {promises} against "
+        f"{against}{'' if tail is None else f', and {tail}'}: "
         f"tested on {count_users(users, noun)} who had no part in choosing the policy or its heads."
     )
 

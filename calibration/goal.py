@@ -134,7 +134,7 @@ class CalibrationOptions:
         recall: the share of its relevant candidates that a user keeps on average above a floor; None: no floor is sought.
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
         slate: candidates per slate; None: SIZE, all of retrieved candidates, or for a file of slates the size of its largest.
-        max_slates: the most slates of each split, evenly spaced; 0: all.
+        max_slates: the most slates of each split, of whole users that are evenly spaced; 0: all.
         test_slates: the most of the test split, where it is fewer; 0: as `max_slates`, or as recorded with `from_traces`.
         timed_slates: number of slates to time.
         repeats: timings of each, whose median counts.

@@ -172,24 +172,13 @@ def _built(
         raise InputError(f"{options.zero}: {template.path} has no exit zero to read it")
     check_columns(options, template, files.interactions, files.items, files.users)
     catalog, info = _with_tables(folder, files, Language.load(tokenizer, template), options, progress)
-    if numbers := catalog.numbers:
+    if catalog.numbers:
         read, info["zero"] = write_zero(folder, catalog, options.zero, progress, choose=template.zero is None)
         info["prompt"]["numbers"] = read
         if not read:
             del info["prompt"]["numbers"]
-        if read != numbers:
-            _drop_vectors(folder, catalog)
     seal(folder, info)
     return info
-
-
-def _drop_vectors(folder: Path, catalog: Catalog) -> None:
-    """Writes the items' table again, without the columns of vectors that exit zero does not read."""
-    kept = {VECTOR + name for name in catalog.vector_columns}
-    items = catalog.item_table
-    if any(name.startswith(VECTOR) and name not in kept for name in items):
-        tensors = {name: rows for name, rows in items.items() if not name.startswith(VECTOR) or name in kept}
-        catalog_files.write_tensors(folder / "items.safetensors", tensors)
 
 
 def _with_tables(
@@ -392,7 +381,8 @@ def _extended(
         what: pieces.fields(what, part.texts, part.text_rows, part.old_rows, len(part.ids)) for what, part in entities.items()
     }
     items = entities["item"]
-    read = {name: old.item_table[VECTOR + name] for name in old.vector_columns}
+    # Also those that exit zero left out: they place new items.
+    read = {name.removeprefix(VECTOR): rows for name, rows in old.item_table.items() if name.startswith(VECTOR)}
     vectors = extended_vectors(read, items.texts, items.text_rows, items.old_rows, len(items.ids))
     data = merge(old, frame, entities, options, files.interactions)
     progress("tables", 1, 1)
@@ -407,7 +397,8 @@ def _extended(
     unplaced = int((rated & ~nonzero_rows(space.items)).sum())
     ids = {what: part.ids for what, part in entities.items()}
     neighbours = int(old.user_table["similar"].shape[1])
-    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), vectors, space, lists, neighbours)
+    own_rows = old.info["embedding"].get("users") == "given"
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), vectors, space, lists, neighbours, own_rows)
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)

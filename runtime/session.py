@@ -25,7 +25,7 @@ from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
-from rexit.prompts.texts import InputTokenizer
+from rexit.prompts.texts import InputTokenizer, NoTextsError
 from rexit.request import Request
 from rexit.runtime._library import onnxruntime_library
 from rexit.runtime._scores import Scores
@@ -450,9 +450,9 @@ class _Texts:
         return cls(spaced, InputTokenizer(session.read_file(TOKENIZER)) if has_tokenizer else None)
 
     def warm_up(self) -> None:
-        """Parses the tokenizer. A problem with it is left to the first text: token ids need none."""
+        """Parses the tokenizer. Raises InputError for a damaged one; that the package is missing is left to the first text."""
         if self._tokenizer is not None:
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(NoTextsError):
                 self._tokenizer.parse()
 
     def tokenized(self, document: bytes) -> bytes:

@@ -90,7 +90,7 @@ def test_a_floor_leaves_rows_out(held_out: HeldOut, tmp_path: Path) -> None:
     opened = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
     policy = full_depth(len(opened.manifest.exits), opened.variant_sha256)
     policy.write(opened.folder / "policy.json")
-    pairs = frame(60).unique(["user_id", "item_id", "as_of"], maintain_order=True)
+    pairs = frame(600).unique(["user_id", "item_id", "as_of"], maintain_order=True)
     everything = pl.from_arrow(score_table(opened.path)(pairs.to_arrow()))
     assert isinstance(everything, pl.DataFrame)
     c = float(everything["raw_log_odds"].median())  # type: ignore[arg-type]
@@ -101,6 +101,8 @@ def test_a_floor_leaves_rows_out(held_out: HeldOut, tmp_path: Path) -> None:
     assert isinstance(scored, pl.DataFrame)
     above = everything.filter(pl.col("raw_log_odds") >= c)
     assert 0 < scored.height < everything.height and sorted(scored["note"]) == sorted(above["note"])
+    by_slate = scored.group_by("user_id", "as_of", maintain_order=True).agg("raw_log_odds")["raw_log_odds"].to_list()
+    assert max(map(len, by_slate)) > 3 and all(part == sorted(part, reverse=True) for part in by_slate), "best first"
     pairs.write_parquet(tmp_path / "pairs.parquet")
     score(opened.path, tmp_path / "pairs.parquet", tmp_path / "out.parquet", floor=True)
     assert pl.read_parquet(tmp_path / "out.parquet").equals(scored)

@@ -35,7 +35,7 @@ from rexit.calibration.traces import TRACES_FILE, Recording, Traces, join, split
 from rexit.errors import script
 from rexit.measure import depth_name
 from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import AnySlate, cut, spread
+from rexit.slates import AnySlate, cut, spread_users
 
 DROPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02)
 METRIC = "ndcg@10"
@@ -62,7 +62,7 @@ class Seed:
 
 def recorded(source: Catalog | SlatesFile, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
     """Returns what the last `rexit calibrate` recorded of the bundle's variant, and the traces of each split."""
-    slates: dict[str, list[AnySlate]] = {name: spread(cut(source, name, slate), max_slates) for name in SPLITS}
+    slates: dict[str, list[AnySlate]] = {name: spread_users(cut(source, name, slate), max_slates) for name in SPLITS}
     made_of = {
         "variant_sha256": bundle.variant_sha256,
         "slates_sha256" if isinstance(source, SlatesFile) else "catalog_sha256": source.sha256,

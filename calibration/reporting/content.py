@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration.decision import FULL_DEPTH, LAST_HEAD, Baseline, Decision, Interval, Row
+from rexit.calibration.decision import FLOAT32, FULL_DEPTH, LAST_HEAD, OWN_FULL_DEPTH, Baseline, Decision, Interval, Row
 from rexit.calibration.goal import CalibrationOptions
 from rexit.calibration.policies import MIN_SAVING
 from rexit.calibration.probabilities import Split, diagram, table_of
@@ -153,6 +153,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
         "dearer": dearer,
+        "against": FLOAT32 if decision.has_reference else OWN_FULL_DEPTH,
+        "losses": {name: asdict(losses) for name, losses in decision.losses.items()},
         "layers_add": _layers_add(rows, depths, test.labelled),
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),

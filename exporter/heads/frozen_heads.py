@@ -53,7 +53,7 @@ from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.source import Source, zero_of
 from rexit.progress import Clock, Progress, silent
 from rexit.ranking import differ, doubt, noun_of
-from rexit.slates import SIZE, cut, spread
+from rexit.slates import SIZE, cut, spread_users
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
@@ -304,7 +304,7 @@ def _slates(
     train = Slates.of(source, "train", options.max_slates, 0, progress)
     validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
     progress("baselines", 0, 1)
-    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    held_out = spread_users(cut(source, "validation", SIZE), options.validation_slates)
     scores = baselines(source, held_out, zero=zero_of(source, held_out))
     progress("baselines", 1, 1)
     if _labelled(source):

@@ -66,7 +66,7 @@ from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent, tracked
 from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc, user_auc
-from rexit.slates import SIZE, cut, spread
+from rexit.slates import SIZE, cut, spread_users
 
 
 def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
@@ -234,7 +234,7 @@ def train_model(
         source, "validation", SIZE, options.validation_slates, partial(tracked, what="prompts of validation", progress=progress)
     )
     log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16, progress)
-    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    held_out = spread_users(cut(source, "validation", SIZE), options.validation_slates)
     pairs = LabelledPairs.of(source, held_out)
     areas, user_areas = zip(*(_figures(np.ascontiguousarray(score), pairs) for score in log_odds.T), strict=True)
     trained.cpu()

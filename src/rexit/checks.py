@@ -56,11 +56,14 @@ T = TypeVar("T")
 
 def check_files(bundle: Bundle) -> list[Check]:
     """Checks all digests, calibration's traces, and that the policy is the variant's and calibration's."""
+    from rexit.calibration.reference import FILE as REFERENCE_FILE
     from rexit.calibration.traces import TRACES_FILE, check_recording
 
     checks = [_digests(bundle)]
     if (traces := bundle.folder / TRACES_FILE).exists():
         checks.append(_attempt(bundle, "traces", lambda: check_recording(traces)))
+    if (float32 := bundle.folder / REFERENCE_FILE).exists():
+        checks.append(_attempt(bundle, "reference", lambda: check_recording(float32)))
     checks.append(_attempt(bundle, "policy", lambda: _policy(bundle), _policy_detail))
     return checks
 

@@ -11,6 +11,10 @@ import msgspec
 
 from rexit.errors import InputError
 
+MAX_CANDIDATES = 10_000
+"""Most candidates of a request, be they items, documents or token ids, at every door; and most recent interactions."""
+MAX_COUNT = (1 << 31) - 1
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,14 +27,19 @@ if TYPE_CHECKING:
     Values = Mapping[str, Value]
     Tokens = Sequence[int] | NDArray[Any]
     TokenLists = Sequence[Tokens]
+    Documents = Sequence[str]
     StageScores = Mapping[str, Sequence[float | None] | NDArray[Any] | None]
 else:  # the same in JSON
+    _SLATE = msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)
     Id = int | str
-    Ids = Annotated[list[Id], msgspec.Meta(min_length=1)]
-    Recent = list[Id | tuple[Id, bool]]
+    Ids = Annotated[list[Id], _SLATE]
+    Recent = Annotated[list[Id | tuple[Id, bool]], msgspec.Meta(max_length=MAX_CANDIDATES)]
     Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
     Values = dict[str, str | float | Tokens | None]
-    TokenLists = Annotated[list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
+    TokenLists = Annotated[
+        list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)
+    ]
+    Documents = Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)]
     StageScores = dict[str, list[float | None] | None]
 
 LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
@@ -59,7 +68,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         _field("array of integers or strings", "Ids of the candidates, at least one. All must be in the catalog."),
     ] = None
     retrieve: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)] | None,
+        Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)] | None,
         _field(
             "integer, 1 to the catalog's items",
             "In place of `items`: so many items of the catalog, those whose embeddings have the largest product with the user's. "
@@ -109,7 +118,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         None
     )
     documents: Annotated[
-        list[str] | None,
+        Documents | None,
         _field(
             "array of strings",
             "The texts of the candidates, at least one. In place of `prefix` and `candidates`, which the library makes of them.",
@@ -127,8 +136,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         bool | None,
         _field(
             "true or false",
-            "True: leaves out the candidates below the floor of the policy, which keeps a share of what is relevant. The answer "
-            "may be empty. Refused if the policy has none.",
+            "True: leaves out the candidates below the floor of the policy, which keeps a share of what is relevant. The others "
+            "come best first; there may be none. Refused if the policy has none.",
         ),
     ] = None
     deadline_ms: Annotated[
@@ -155,8 +164,10 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def to_json(self) -> bytes:
         """Returns the request as JSON, UTF-8. Raises InputError for what JSON cannot hold."""
+        from rexit.bundle.files import short
+
         if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
-            raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
+            raise InputError(f"user is {short(self.user)}, expected a 64-bit integer or a string")
         request, scores = self, dict[str, Any]()
         if isinstance(self.scores, Mapping):
             scores = {name: _listed(values) for name, values in self.scores.items()}
@@ -210,7 +221,9 @@ _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of a request."""
     _, components = msgspec.json.schema_components([Request])
-    kinds = [{"required": list(kind)} for kind in (("user", "items"), ("user", "retrieve"), ("candidates",))]
+    kinds = [
+        {"required": list(kind)} for kind in (("user", "items"), ("user", "retrieve"), ("candidates",), ("query", "documents"))
+    ]
     return {**components["Request"], "additionalProperties": False, "oneOf": kinds}
 
 
@@ -218,6 +231,12 @@ def summaries() -> dict[str, str]:
     """Returns the first sentence of each field's description, for the help of commands."""
     fields: dict[str, dict[str, str]] = json_schema()["properties"]
     return {name: field["description"].partition(". ")[0].removesuffix(".") + "." for name, field in fields.items()}
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises InputError for more entries than `MAX_CANDIDATES`."""
+    if count > MAX_CANDIDATES:
+        raise InputError(f"{name} has {count} entries, expected at most {MAX_CANDIDATES}")
 
 
 def check_deadline(deadline_ms: float) -> None:

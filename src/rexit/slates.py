@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, overload, runtime_checkable
@@ -290,8 +291,23 @@ def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:
     return [slates[n] for n in np.sort(sample)]
 
 
+def spread_users(slates: Sequence[SlateT], count: int) -> list[SlateT]:
+    """Returns all slates of users evenly spaced, as many users as have at most `count` slates together, but at least one; 0: all.
+
+    Slates evenly spaced would include a user in proportion to its slates, and their users' mean would not be the users' mean.
+    """
+    if count <= 0 or len(slates) <= count:
+        return list(slates)
+    sizes = Counter(slate.user for slate in slates)
+    users = list(sizes)
+    number = max(1, count * len(users) // len(slates))
+    while (sample := set(spread(users, number))) and number > 1 and sum(sizes[user] for user in sample) > count:
+        number -= 1
+    return [slate for slate in slates if slate.user in sample]
+
+
 def spread(slates: Sequence[T], count: int) -> list[T]:
-    """Returns at most `count` slates, evenly spaced, so that all kinds of users are included; 0: all."""
+    """Returns at most `count` values, evenly spaced; 0: all. Not for a sample of users: see `spread_users`."""
     if count <= 0 or len(slates) <= count:
         return list(slates)
     import numpy as np

@@ -146,3 +146,8 @@ def test_requests_that_cannot_be_answered(run: Run, bundle: Path, documents: Pat
     assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "has no tokenizer.json, so it takes token ids")
     add_tokenizer(plain, words_tokenizer().to_str())
     assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "no text template")
+
+
+def test_inspect_says_that_a_reranker_takes_texts(run: Run, tmp_path: Path) -> None:
+    write_reranker(tmp_path / "bundle")
+    assert "No catalog: requests are a query and documents, or token ids." in run("inspect", str(tmp_path / "bundle")).out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from builders.bundles.reranker import PROMPT, ids, words_tokenizer
 from rexit.bundle.manifest import Pair, RerankerPrompt
+from rexit.errors import DeadlineError
 from rexit.prompts.texts import TextEncoder, input_tokens
 
 
@@ -77,6 +79,48 @@ def pair_encoder(most: int) -> TextEncoder:
     special = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B:1 </s>:1", special)
     return TextEncoder(tokenizer, RerankerPrompt(pair=Pair(most)), most)
+
+
+POST_PROCESSORS = {
+    "template": processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B:1 </s>:1", [("<s>", 10), ("</s>", 11)]),
+    "roberta": processors.RobertaProcessing(("</s>", 11), ("<s>", 10)),
+    "bert": processors.BertProcessing(("</s>", 11), ("<s>", 10)),
+}
+
+
+@pytest.mark.parametrize("truncation", ["longest_first", "only_second"])
+@pytest.mark.parametrize("processor", POST_PROCESSORS)
+def test_a_pair_is_cut_as_by_its_own_tokenizer(processor: str, truncation: str) -> None:
+    """Of every two lengths."""
+    tokenizer, oracle = words_tokenizer(), words_tokenizer()
+    for each in (tokenizer, oracle):
+        each.post_processor = POST_PROCESSORS[processor]
+    around = oracle.num_special_tokens_to_add(True)
+    for most in (9, 10):
+        encoder = TextEncoder(tokenizer, RerankerPrompt(pair=Pair(most, 100, truncation)), most)  # type: ignore[arg-type]
+        oracle.enable_truncation(most, strategy=truncation)
+        for first in range(most - around if truncation == "only_second" else 25):
+            seconds = [("drag heat " * 13).split()[:second] for second in range(25)]
+            _, candidates, cuts = encoder.prompt_with_cuts("wing " * first, [" ".join(second) for second in seconds])
+            whole = [oracle.encode("wing " * first, " ".join(second)) for second in seconds]
+            assert candidates == [[t + 100 * n for t, n in zip(w.ids, w.type_ids, strict=True)] for w in whole]
+            assert cuts == [first + len(second) + around > most for second in seconds]
+
+
+@pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "prompts"])
+def test_a_long_query_keeps_its_deadline(pairs: bool) -> None:
+    """Its own, and that of others, which wait for the tokenizer meanwhile. A pair takes the time of its tokens: 1,000 with a
+    query of 30,000 take less than a second."""
+    encoder = pair_encoder(30) if pairs else TextEncoder(words_tokenizer(), PROMPT, 40)
+    begin = time.monotonic()
+    if pairs:
+        assert len(encoder.prompt_with_cuts("wing " * 30_000, ["drag"] * 1000)[1]) == 1000
+        assert time.monotonic() - begin < 5
+    with pytest.raises(DeadlineError, match="the deadline passed while query and documents were tokenized"):
+        encoder.prompt_with_cuts("wing", ["drag"] * 400, deadline=begin)
+    with ThreadPoolExecutor(1) as threads, encoder._lock:
+        waiting = threads.submit(encoder.prompt_with_cuts, "wing", ["drag"], deadline=time.monotonic() + 0.05)
+        assert isinstance(waiting.exception(30), DeadlineError)
 
 
 @pytest.mark.medium

@@ -26,6 +26,7 @@ from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
 from rexit.pool import Pool, ScoreJob
+from rexit.request import MAX_CANDIDATES
 from rexit.serve import Limits, app
 from running.service import Service, serving
 
@@ -37,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(bundle: Path) -> Iterator[Service]:
-    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=50, max_body=4096)) as service:
+    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_body=1 << 16)) as service:
         yield service
 
 
@@ -73,17 +74,17 @@ def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
     assert reply.json["stats"]["candidate_layers"] == expected.stats.candidate_layers and reply.json["stats"]["queue_us"] >= 0
 
 
-@pytest.mark.parametrize("field", ["items", "recent"])
+@pytest.mark.parametrize("field", ["items", "recent", "candidates", "documents"])
 def test_a_service_limits_the_length_of_lists(service: Service, field: str) -> None:
-    reply = service.score(**{"user": 100, "items": [3], field: [3] * 51})
-    assert (reply.status, reply.json) == (422, {"error": f"{field} has 51 entries, expected at most 50"})
-    reply = service.score(user=100, retrieve=51)
-    assert (reply.status, reply.json) == (422, {"error": "retrieve is 51, expected at most 50"})
+    reply = service.score(**{"user": 100, "items": [3], field: [3] * 10_001})
+    assert (reply.status, reply.json) == (422, {"error": f"{field} has 10001 entries, expected at most 10000"})
+    reply = service.score(user=100, retrieve=10_001)
+    assert (reply.status, reply.json) == (422, {"error": "retrieve is 10001, expected at most 10000"})
 
 
 def test_the_guide_names_the_limits() -> None:
     page = Path(__file__).parents[2] / "docs/how-to/serve.md"
-    assert f"**Limits**: {Limits().max_items:,} candidates, documents" in page.read_text() and Limits().max_body == 1 << 20
+    assert f"**Limits**: {MAX_CANDIDATES:,} candidates, documents" in page.read_text() and Limits().max_body == 1 << 20
 
 
 def test_a_prompt_as_token_ids(service: Service, bundle: Path) -> None:
@@ -133,18 +134,18 @@ def test_candidates_that_exit_zero_stops_are_counted_as_its_own(tmp_path: Path) 
     assert 'rexit_candidates_total{exit="3"} 3.0' in metrics and metrics.count("rexit_candidates_total{") == 2
 
 
-@pytest.mark.parametrize("size", [5000, 20_000_000])
+@pytest.mark.parametrize("size", [70_000, 20_000_000])
 def test_a_large_body_is_refused(service: Service, size: int) -> None:
     """The client sends all of it before it reads the answer."""
     reply = service.ask("POST", "/v1/score", b" " * size)
-    assert (reply.status, reply.json["error"]) == (413, "body: got more than 4096 bytes, expected at most that")
+    assert (reply.status, reply.json["error"]) == (413, "body: got more than 65536 bytes, expected at most that")
 
 
 @pytest.mark.parametrize(
     ("headers", "answer"),
     [
         ("Content-Length: 9", b"408 "),  # of which 3 arrive
-        ("Content-Length: 5000\r\nExpect: 100-continue", b"413 "),
+        ("Content-Length: 70000\r\nExpect: 100-continue", b"413 "),
     ],
 )
 def test_a_body_is_not_awaited_for_long(service: Service, monkeypatch: pytest.MonkeyPatch, headers: str, answer: bytes) -> None:

@@ -18,7 +18,6 @@ from rexit import Request, runtime
 from rexit.pool import Pool, TextsJob
 from rexit.prompts.texts import TextEncoder
 from rexit.runtime import Scores
-from rexit.serve import Limits
 from running.service import Reply, Service, serving
 
 REQUESTS = Path(__file__).parent / "requests"
@@ -32,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(bundle: Path) -> Iterator[Service]:
-    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=8)) as service:
+    with serving(Pool(partial(runtime.open, bundle), 2, 4)) as service:
         yield service
 
 
@@ -73,7 +72,7 @@ def test_best_first(service: Service, session: runtime.Session) -> None:
 
 def test_the_first_stages_scores(tmp_path: Path) -> None:
     bundle = write_reranker(tmp_path / "bundle", zero=True)
-    with serving(Pool(partial(runtime.open, bundle), 1, 4), Limits(max_items=8)) as service:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
         scored = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores={"bm25": [5, 4, 3, None, 1]}, top_n=2)
         assert scored.status == 200 and len(scored.json["results"]) == 2
         nothing = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, scores={"bm25": None})
@@ -159,7 +158,7 @@ def test_clients_of_text_embeddings_inference(
             {"query": "x", "documents": ["x x"], "truncation": False, "max_tokens_per_doc": 1},
             "documents[0], or the query with it, would be cut, and truncation is false",
         ),
-        ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
+        ("/v1/rerank", {"query": "x", "documents": [""] * 10_001}, "documents has 10001 entries, expected at most 10000"),
         ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
         ("/v1/score", {"user": 100, "items": [3]}, "catalog"),
@@ -269,7 +268,7 @@ def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
 def test_routes_of_text_embeddings_inference(service: Service) -> None:
     assert service.get("/health").status == 200
     info = service.get("/info").json
-    assert (info["model_id"], info["model_dtype"], info["max_client_batch_size"]) == ("cpu-fp32", "fp32", 8)
+    assert (info["model_id"], info["model_dtype"], info["max_client_batch_size"]) == ("cpu-fp32", "fp32", 10_000)
     assert "reranker" in info["model_type"] and info["auto_truncate"] is False
     texts = ["x", "x " * 99]
     assert post(service, "/rerank", query="x", texts=texts, truncate=True).status == 200

@@ -284,7 +284,11 @@ def write_typed(path: Path, value: Mapping[str, Any] | msgspec.Struct) -> None:
 
 def short(value: Any) -> str:
     """Returns a value for a message, at most 60 characters."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return clipped(str(value).lower() if isinstance(value, bool) else repr(value))
+
+
+def clipped(text: str) -> str:
+    """Returns a text for a message, at most 60 characters."""
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

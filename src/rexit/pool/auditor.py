@@ -48,6 +48,7 @@ class Auditor:
         self._bundle, self._variant, self._share, self._path, self._on_alarm = bundle, variant, share, log, on_alarm
         self._new_watch()  # a bundle that cannot be audited leaves no log
         self._log = None if log is None else AuditLog(log)
+        self._log_fails = False
         self._random = random.Random()
         self._lock = threading.Lock()
         self._watch: Watch | None = None
@@ -118,8 +119,12 @@ class Auditor:
             try:
                 if self._log is not None:
                     self._log.write(audit)
+                self._log_fails = False
             except InputError as exc:
-                _LOGGER.warning("audit: a request is not in the log: %s", exc)
+                self.skipped["not logged"] += 1
+                if not self._log_fails:
+                    self._log_fails = True
+                    _LOGGER.warning("audit: requests are missing in the log, from now on until it can be written: %s", exc)
         if line is not None:
             _LOGGER.warning("%s", line)
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import DeadlineError, InputError
-from rexit.prompts.texts import TextEncoder, session_encoder
-from rexit.request import Request
+from rexit.prompts.texts import NoTextsError, TextEncoder, session_encoder
+from rexit.request import Request, check_count
 from rexit.runtime import Scores, Session, Stats
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Texts:
 
     Args:
         session: A session of the bundle, whose tokenizer is read now.
+
+    Raises:
+        InputError: The tokenizer is damaged.
     """
 
     def __init__(self, session: Session) -> None:
@@ -35,7 +38,7 @@ class Texts:
         self._problem = ""
         try:
             self._encoder = session_encoder(session, "the bundle")
-        except InputError as exc:
+        except NoTextsError as exc:
             self._problem = str(exc)
 
     def check(self) -> None:
@@ -44,12 +47,17 @@ class Texts:
             raise InputError(self._problem)
 
     def prompt(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        max_document_tokens: int | None = None,
+        deadline: float = math.inf,
     ) -> tuple[list[int], list[list[int]], list[bool]]:
-        """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError."""
+        """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError and DeadlineError."""
         self.check()
         assert self._encoder is not None
-        return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
+        return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens, deadline)
 
 
 class LateError(DeadlineError):
@@ -178,7 +186,7 @@ class TextsJob(Job):
 
     Attributes:
         query: The query.
-        documents: The documents, at least one.
+        documents: The documents, 1 to `MAX_CANDIDATES`. More raise InputError.
         scores: First stages' numbers of each document, by name.
         top_k: Only the k best; None: all.
         instruction: In the place of the reranker's own.
@@ -200,10 +208,14 @@ class TextsJob(Job):
     force_exit: int | None = None
     form: Callable[[Ranking], Any] = _as_it_is
 
+    def __post_init__(self) -> None:
+        check_count("documents", len(self.documents))
+
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
         waited_s, count = self.waited_s, len(self.documents)
         floor = self.floor and not rule  # it is of the policy's own rules
-        request, truncated = self._request(texts, floor=floor or None)
+        deadline = math.inf if self.deadline_s is None else self.arrived + self.deadline_s
+        request, truncated = self._request(texts, floor or None, deadline)
         if not self.may_cut and any(truncated):
             raise InputError(f"documents[{truncated.index(True)}], or the query with it, would be cut, and truncation is false")
         left = self.left_s()
@@ -228,7 +240,8 @@ class TextsJob(Job):
     def follows_policy(self) -> bool:
         return self.force_exit is None
 
-    def _request(self, texts: Texts, floor: bool | None = None) -> tuple[Request, list[bool]]:
+    def _request(self, texts: Texts, floor: bool | None = None, deadline: float = math.inf) -> tuple[Request, list[bool]]:
         """The request as token ids, and whether each document was cut."""
-        prefix, candidates, truncated = texts.prompt(self.query, self.documents, self.instruction, self.max_document_tokens)
+        fields = self.query, self.documents, self.instruction, self.max_document_tokens
+        prefix, candidates, truncated = texts.prompt(*fields, deadline)
         return Request(prefix=prefix, candidates=candidates, scores=self.scores, floor=floor), truncated

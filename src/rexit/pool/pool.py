@@ -13,6 +13,7 @@ No caller waits for a session to open, score or close: that happens outside the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import threading
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from rexit.audit import Watch
+from rexit.bundle.manifest import MANIFEST
 from rexit.errors import BundleError, RexitError
 from rexit.pool.auditor import Auditor, SessionAudits
 from rexit.pool.jobs import Answer, Job, Texts
@@ -50,9 +52,11 @@ class _Opened:
 
     info: Info
     sessions: list[Session]
+    sha256: str
     texts: Texts
     likeness: Likeness
     watch: Watch | None
+    seconds: float
 
 
 class Pool:
@@ -68,6 +72,8 @@ class Pool:
         busy: Sessions at work.
         ended: Sessions whose thread a defect ended. The others go on.
         stopping: Whether new requests are refused for good.
+        broken: Why requests fail since a file of the open bundle was changed; None: they do not.
+        opened_at: When the bundle was opened, in seconds since 1970. opened_s: how long that took.
     """
 
     def __init__(
@@ -77,11 +83,13 @@ class Pool:
         self._turn = threading.Condition()
         self._jobs: deque[Job] = deque()
         self.busy, self.ended, self.stopping, self._service_s = 0, 0, False, 0.0
+        self.broken: str | None = None
+        self.opened_at, self.opened_s = 0.0, 0.0
         self._auditing: list[Session] = []
         self._interrupts_again = False
         self._reloading = threading.Lock()
         self._current = self._opened()
-        self._use_watch(self._current)
+        self._use(self._current)
         self._threads = [threading.Thread(target=self._run, name=f"session-{n}", daemon=True) for n in range(sessions)]
         for thread in self._threads:
             thread.start()
@@ -90,6 +98,11 @@ class Pool:
     def info(self) -> Info:
         """What the bundle holds that new requests are scored with."""
         return self._current.info
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the opened bundle's manifest.json, which has those of its other files."""
+        return self._current.sha256
 
     def check_texts(self) -> None:
         """Raises InputError if the bundle has no tokenizer, or no text template."""
@@ -172,7 +185,7 @@ class Pool:
             opened = self._opened()
             with self._turn:
                 superseded, self._current = self._current, opened
-                self._use_watch(opened)
+                self._use(opened)
                 self._turn.notify_all()
             del superseded  # outside the lock: it closes the sessions that no thread has taken
 
@@ -197,18 +210,22 @@ class Pool:
             self.auditor.close()
         return True
 
-    def _use_watch(self, opened: _Opened) -> None:
+    def _use(self, opened: _Opened) -> None:
+        self.broken, self.opened_at, self.opened_s = None, time.time(), opened.seconds
         if self.auditor is not None and opened.watch is not None:
             self.auditor.use(opened.watch)
 
     def _opened(self) -> _Opened:
         """Opens a session for each thread and warms it up: a failure comes before any thread depends on it."""
+        begin = time.monotonic()
         first, watch = self._open_with_watch()
+        digest = hashlib.sha256(first.read_file(MANIFEST)).hexdigest()
         first.warm_up()  # others share the tokenizer that it reads
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
         for session in sessions[1:]:
             session.warm_up()
-        return _Opened(first.info, sessions, Texts(first), Likeness(first), watch)
+        texts, likeness = Texts(first), Likeness(first)
+        return _Opened(first.info, sessions, digest, texts, likeness, watch, time.monotonic() - begin)
 
     def _open_with_watch(self) -> tuple[Session, Watch | None]:
         """Opens a session, and the audits' tests of the same policy."""
@@ -278,6 +295,14 @@ class Pool:
                 return
             self._turn.wait(seconds)
 
+    def _note_broken(self, line: str, source: _Opened) -> None:
+        """Keeps why a bundle's requests fail, and logs it once."""
+        with self._turn:
+            if source is not self._current or self.broken is not None:
+                return
+            self.broken = line
+        _LOGGER.error("%s", line)
+
     def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], bool]:
         """Scores a job. Returns a function that sets its future, and whether there is an answer."""
         if not job.future.set_running_or_notify_cancel():
@@ -290,6 +315,8 @@ class Pool:
             answer = job.score(session, source.texts, **({"force_exit": session.info.exits - 1} if full_depth else {}))
             answer = replace(answer, unlike=source.likeness.count(answer.stats))
         except Exception as exc:  # goes to the caller that waits for the answer
+            if isinstance(exc, BundleError):
+                self._note_broken(str(exc), source)
             return partial(job.future.set_exception, exc), False
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import numpy as np
 
 from rexit import _native
 from rexit.bundle.manifest import MANIFEST, PLACEHOLDER, TOKENIZER, WORD_PIECES, Manifest, Pair, RerankerPrompt
-from rexit.errors import InputError
+from rexit.errors import DeadlineError, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,7 +27,13 @@ _CHARACTERS = 16
 """Characters that a token seldom exceeds."""
 _MARGIN = 16
 """Tokens before a cut text's end that the cut may have changed."""
+_BATCH = 64
+"""Documents that are tokenized between two looks at the clock."""
 _NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
+
+
+class NoTextsError(InputError):
+    """Only token ids can be scored: there is no tokenizer or text template, or the package tokenizers is missing."""
 
 
 def input_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
@@ -128,7 +136,12 @@ class TextEncoder:
         return self.prompt_with_cuts(query, documents, instruction)[:2]
 
     def prompt_with_cuts(
-        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        max_document_tokens: int | None = None,
+        deadline: float = math.inf,
     ) -> tuple[list[int], list[list[int]], list[bool]]:
         """Returns the token ids of the prefix and of each candidate, and whether its document was cut, or the query before it.
 
@@ -137,19 +150,26 @@ class TextEncoder:
             documents: The documents.
             instruction: None: the prompt's own.
             max_document_tokens: Documents are cut to this many tokens; None: to as many as fit.
+            deadline: By `time.monotonic`. Between two documents, and while another call tokenizes, it ends the call.
 
         Raises:
             InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
                 document.
+            DeadlineError: The deadline passed.
         """
         if self._word_pieces is not None and instruction is None:
             tokens, ends, cuts = self._word_pieces.pairs(query, documents, max_document_tokens)
             return [], [part.tolist() for part in np.split(tokens, ends[:-1])], cuts
-        with self._lock:
-            return self._prompt_with_cuts(query, documents, instruction, max_document_tokens)
+        wait = -1 if deadline == math.inf else min(max(0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=wait):
+            raise DeadlineError("the deadline passed while another request's texts were tokenized")
+        try:
+            return self._prompt_with_cuts(query, documents, instruction, max_document_tokens, deadline)
+        finally:
+            self._lock.release()
 
     def _prompt_with_cuts(
-        self, query: str, documents: Sequence[str], instruction: str | None, max_document_tokens: int | None
+        self, query: str, documents: Sequence[str], instruction: str | None, max_document_tokens: int | None, deadline: float
     ) -> tuple[list[int], list[list[int]], list[bool]]:
         prompt = self._prompt
         if prompt is None:
@@ -157,7 +177,7 @@ class TextEncoder:
         if instruction is not None and prompt.instruction is None:
             raise InputError("the model's text template has no place for an instruction")
         if prompt.pair is not None:
-            return [], *self._pairs(prompt.pair, query, documents, max_document_tokens)
+            return [], *self._pairs(prompt.pair, query, documents, max_document_tokens, deadline)
         values = {"query": query, "instruction": instruction if instruction is not None else prompt.instruction or ""}
         prefix = [token for text in prompt.prefix for token in self._filled(text, values)]
         at = next(n for n, text in enumerate(prompt.document) if "{document}" in text)
@@ -185,37 +205,58 @@ class TextEncoder:
             room = min(room, len(self._filled(text, values)) + max_document_tokens)
         candidates, cuts = [], []
         for document in documents:
+            _check_deadline(deadline)
             tokens, cut = self._document(prompt.document[at], {**values, "document": document}, room, end_tokens)
             candidates.append([*before, *tokens, *after])
             cuts.append(cut)
         return prefix, candidates, cuts
 
     def _pairs(
-        self, pair: Pair, query: str, documents: Sequence[str], max_document_tokens: int | None
+        self, pair: Pair, query: str, documents: Sequence[str], max_document_tokens: int | None, deadline: float
     ) -> tuple[list[list[int]], list[bool]]:
-        """The tokens of each pair, and whether its document or its query was cut."""
-        tokenizer = self._tokenizer
-        first = tokenizer.encode(query, add_special_tokens=False)
-        seconds = tokenizer.encode_batch(list(documents), add_special_tokens=False)
-        around, most = tokenizer.num_special_tokens_to_add(True), self._most(pair)
-        if pair.truncation == "only_second" and len(first) + around >= most:
+        """The tokens of each pair, and whether its document or its query was cut.
+
+        As the tokenizer's own `post_process`, whose time grows with the product of a query's and a document's parts: it makes a
+        pair of each two parts that it cuts off.
+        """
+        first = self._tokenizer.encode(query, add_special_tokens=False).ids
+        start, middle, end, of_second = self._frame(pair.vocabulary)
+        around = len(start) + len(middle) + len(end)
+        room = max(0, self._most(pair) - around)
+        if pair.truncation == "only_second" and len(first) >= room:
             raise InputError(
-                f"the query is too long: it has {len(first)} tokens, a pair at most {most}, of which {around} are special"
+                f"the query is too long: it has {len(first)} tokens, a pair at most {room + around}, of which {around} are "
+                "special"
             )
         candidates, cuts = [], []
-        tokenizer.enable_truncation(most, strategy=pair.truncation)
-        try:
-            for second in seconds:
+        for at in range(0, len(documents), _BATCH):
+            _check_deadline(deadline)
+            for encoding in self._tokenizer.encode_batch(list(documents[at : at + _BATCH]), add_special_tokens=False):
+                second = encoding.ids
                 size = len(second)
                 if max_document_tokens is not None:
-                    second.truncate(max_document_tokens)
-                whole = tokenizer.post_process(first, second)
-                types = [pair.vocabulary * number for number in whole.type_ids]
-                candidates.append([token + of_type for token, of_type in zip(whole.ids, types, strict=True)])
-                cuts.append(len(whole) < len(first) + size + around)
-        finally:
-            tokenizer.no_truncation()
+                    second = second[:max_document_tokens]
+                of_query, of_document = (
+                    (len(first), min(len(second), room - len(first)))
+                    if pair.truncation == "only_second"
+                    else _longest_first(len(first), len(second), room)
+                )
+                behind = [token + of_second for token in second[:of_document]] if of_second else second[:of_document]
+                candidates.append([*start, *first[:of_query], *middle, *behind, *end])
+                cuts.append(of_query + of_document < len(first) + size)
         return candidates, cuts
+
+    def _frame(self, vocabulary: int) -> tuple[list[int], list[int], list[int], int]:
+        """A pair's special tokens before, between and behind its texts, and what is added to a document's tokens."""
+        for text in ("a", *self._tokenizer.get_vocab()):
+            part = self._tokenizer.encode(text, add_special_tokens=False)
+            if len(part):
+                break
+        whole = self._tokenizer.post_process(part, part)
+        tokens = [token + vocabulary * number for token, number in zip(whole.ids, whole.type_ids, strict=True)]
+        places = [place for place, special in enumerate(whole.special_tokens_mask) if not special]
+        first, second, size = places[0], places[len(part)], len(part)
+        return tokens[:first], tokens[first + size : second], tokens[second + size :], tokens[second] - tokens[first]
 
     def _most(self, pair: Pair) -> int:
         """Tokens of a pair at most."""
@@ -263,6 +304,21 @@ class TextEncoder:
         return text if normalizer is None else normalizer.normalize_str(text)
 
 
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Returns how many tokens of a query and of a document are left in a pair, as the tokenizer's `longest_first` has it."""
+    shorter, longer = sorted((first, second))
+    longer = shorter if shorter > room else max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter, longer = room // 2, room // 2 + room % 2
+    return (min(first, longer), min(second, shorter)) if first > second else (min(first, shorter), min(second, longer))
+
+
+def _check_deadline(deadline: float) -> None:
+    """Raises DeadlineError after it."""
+    if time.monotonic() > deadline:
+        raise DeadlineError("the deadline passed while query and documents were tokenized")
+
+
 def bundle_encoder(bundle: Bundle) -> TextEncoder:
     """Returns the encoder of a bundle without a catalog. Raises InputError if it has no tokenizer."""
     if TOKENIZER not in bundle.manifest.files:
@@ -276,13 +332,14 @@ def session_encoder(session: Session, path: str) -> TextEncoder:
     """Returns the encoder of an opened bundle, from the files that it was opened with. path: The bundle's path, for messages.
 
     Raises:
-        InputError: There is no tokenizer, or no text template.
+        NoTextsError: There is no tokenizer, or no text template.
+        InputError: The tokenizer is damaged.
     """
     manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
     if TOKENIZER not in manifest.files:
-        raise InputError(f"{path}: {_NO_TOKENIZER}")
+        raise NoTextsError(f"{path}: {_NO_TOKENIZER}")
     if manifest.reranker is None:
-        raise InputError(_NO_TEMPLATE)
+        raise NoTextsError(_NO_TEMPLATE)
     tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
     tables = session.read_file(WORD_PIECES) if session.info.takes_texts else None
     return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions, word_pieces=tables)
@@ -300,7 +357,7 @@ def parse_tokenizer(data: bytes, file: str) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as exc:
-        raise InputError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
+        raise NoTextsError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
 
     try:
         return Tokenizer.from_buffer(data)

@@ -3,6 +3,7 @@
 404   no such route; 405: no such method of it
 408   the body did not arrive in time
 413   the body is larger than the limit
+415   the body is compressed
 422   the request: not JSON, a wrong field or id, an item that is not in the catalog, a prompt that is too long; the line is the
       library's, which reads the body
 500   the backend failed, or rexit has a defect; its traceback is in the log
@@ -28,11 +29,12 @@ from starlette.requests import ClientDisconnect
 
 from rexit import __version__
 from rexit.bundle import Id
-from rexit.bundle.files import short
+from rexit.bundle.files import clipped, short
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.pool import Answer, Job, Pool, RefusedError, ScoreJob, TextsJob
 from rexit.pool.jobs import LateError
-from rexit.request import json_schema
+from rexit.request import MAX_CANDIDATES, check_count, json_schema
+from rexit.serve.access import Access
 from rexit.serve.prometheus import Metrics
 from rexit.serve.requests import Peek, RerankRequest, TextsRequest
 
@@ -41,21 +43,24 @@ _LOGGER = logging.getLogger("rexit")
 SCORE = "/v1/score"
 SCORING = (SCORE, "/rerank", "/v1/rerank", "/v2/rerank")
 """The routes that score."""
+_MAX_LINE = 1000
+"""Most characters of a problem."""
 _BODY_S = 30
 """Seconds in which a body must have arrived."""
 _PROBLEMS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     422: "A wrong request.",
     500: "The backend failed, or rexit has a defect.",
     503: "The queue is full, or the service is stopping.",
     504: "The deadline passed before any candidate had an answer.",
 }
-_ABOUT = """Scores candidates with an early-exit model.
+_ABOUT = f"""Scores candidates with an early-exit model.
 
-Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents: at most 2,000 of them. Each
-candidate stops at its first confident exit. With `deadline_ms`, all answer from the deepest exit reached by then. A user's or
-query's next request finds its prefix in the cache and costs less, so route a user's requests to the same replica if you have
+Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents: at most {MAX_CANDIDATES:,} of them.
+Each candidate stops at its first confident exit. With `deadline_ms`, all answer from the deepest exit reached by then. A user's
+or query's next request finds its prefix in the cache and costs less, so route a user's requests to the same replica if you have
 several.
 """
 
@@ -65,12 +70,10 @@ class Limits:
     """What a request may ask for.
 
     Attributes:
-        max_items: Most candidates, and most recent interactions.
         max_body: Most bytes of the body.
         deadline_ms: The deadline of requests that name none; None: no deadline.
     """
 
-    max_items: int = 2000
     max_body: int = 1 << 20
     deadline_ms: float | None = None
 
@@ -83,7 +86,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         limits: None: the defaults.
     """
     limits = limits or Limits()
-    metrics = Metrics(lambda: pool.waiting, lambda: pool.busy, pool.auditor)
+    metrics = Metrics(pool)
     app = FastAPI(
         title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None, redirect_slashes=False
     )
@@ -98,6 +101,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     async def answer(request: Request, job_of: Callable[[bytes, Limits], Job]) -> Response:
         try:
             body = await _body(request, limits.max_body)
+            _check_encoding(request.headers.get("content-encoding"))
         except ClientDisconnect:
             return Response()  # to nobody
         response = await scored(request, body, job_of)
@@ -155,6 +159,8 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             )
         if pool.stopping:
             return _problem(503, "the service is stopping")
+        if pool.broken is not None:
+            return _problem(503, pool.broken)
         return {"status": "ready", "variant": pool.info.variant}
 
     @app.get("/info", summary="What is served, in text-embeddings-inference's words")
@@ -167,7 +173,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             "max_concurrent_requests": pool.capacity,
             "max_input_length": opened.max_positions,
             "max_batch_tokens": opened.max_tokens,
-            "max_client_batch_size": limits.max_items,
+            "max_client_batch_size": MAX_CANDIDATES,
             "auto_truncate": False,
             "tokenization_workers": 1,
             "version": __version__,
@@ -177,6 +183,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     async def read_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    app.add_middleware(Access, stopping=lambda: pool.stopping)
     describe(app)
     return app
 
@@ -184,20 +191,16 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 def _score_job(body: bytes, limits: Limits) -> ScoreJob:
     """Returns the job of a body. Raises InputError if it exceeds a limit of this service."""
     peek = Peek.of(body)
-    for name in ("items", "recent", "candidates"):
-        count = len(getattr(peek, name) or ())
-        if count > limits.max_items:
-            raise InputError(f"{name} has {count} entries, expected at most {limits.max_items}")
-    if (peek.retrieve or 0) > limits.max_items:
-        raise InputError(f"retrieve is {peek.retrieve}, expected at most {limits.max_items}")
+    for name in ("items", "recent", "candidates", "documents"):
+        check_count(name, len(getattr(peek, name) or ()))
+    if (peek.retrieve or 0) > MAX_CANDIDATES:
+        raise InputError(f"retrieve is {short(peek.retrieve)}, expected at most {MAX_CANDIDATES}")
     return ScoreJob(deadline_s=_deadline_s(peek.deadline_ms, limits), body=body, names_user=peek.candidates is None)
 
 
 def _rerank_job(body: bytes, limits: Limits) -> TextsJob:
     """Returns the job of a body. Raises InputError."""
     request = RerankRequest.parse(body)
-    if (count := len(request.documents)) > limits.max_items:
-        raise InputError(f"documents has {count} entries, expected at most {limits.max_items}")
     return request.job(_deadline_s(request.deadline_ms, limits))
 
 
@@ -230,6 +233,13 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
+def _check_encoding(value: str | None) -> None:
+    """Raises HTTPException for a compressed body."""
+    if value is not None and value.strip().lower() not in ("", "identity"):
+        line = f"Content-Encoding: got {short(value)}, expected none"
+        raise HTTPException(415, line, {"Accept-Encoding": "identity"})
+
+
 def _check_content_type(value: str | None) -> None:
     """Raises InputError unless the body is declared to be JSON: a page of another site cannot declare that."""
     kind = (value or "").partition(";")[0].strip().lower()
@@ -251,7 +261,8 @@ async def _answer(pool: Pool, job: Job) -> Answer:
 
 
 def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    printable = line.encode("utf-8", "backslashreplace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
+    shown = line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…"
+    printable = shown.encode("utf-8", "backslashreplace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
     return JSONResponse({"error": printable}, status, headers)
 
 
@@ -259,10 +270,10 @@ def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
     """Answers what FastAPI itself refuses."""
     path = request.url.path
     if exc.status_code == 404:
-        return _problem(404, f"{path}: not found, expected a route of /openapi.json")
+        return _problem(404, f"{clipped(path)}: not found, expected a route of /openapi.json")
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "another")
-        return _problem(405, f"{path}: method not allowed, got {request.method}, expected {allowed}", exc.headers)
+        return _problem(405, f"{path}: method not allowed, got {clipped(request.method)}, expected {allowed}", exc.headers)
     return _problem(exc.status_code, exc.detail, exc.headers)
 
 

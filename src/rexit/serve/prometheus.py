@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from rexit.pool import Answer, Auditor
+from rexit.pool import Answer, Pool
+from rexit.pool.auditor import Auditor
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -18,12 +19,10 @@ class Metrics:
     """The metrics of one service, in a registry of its own.
 
     Args:
-        waiting: Returns the requests in the queue.
-        busy: Returns the busy sessions.
-        auditor: Its tests are among the metrics; None: there is none.
+        pool: What it scores with. The state of its queue, sessions, bundle and audits is read with each request to /metrics.
     """
 
-    def __init__(self, waiting: Callable[[], float], busy: Callable[[], float], auditor: Auditor | None = None) -> None:
+    def __init__(self, pool: Pool) -> None:
         registry = self.registry = CollectorRegistry()
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
@@ -39,10 +38,16 @@ class Metrics:
         self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
         self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
         self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])
-        gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(waiting)
-        gauge("rexit_sessions_busy", "Sessions at work.").set_function(busy)
-        if auditor is not None:
-            registry.register(_AuditCollector(auditor))
+        gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(lambda: pool.waiting)
+        gauge("rexit_sessions_busy", "Sessions at work.").set_function(lambda: pool.busy)
+        opened = gauge("rexit_bundle_opened_timestamp_seconds", "When the bundle was opened, at the start or by the last reload.")
+        opened.set_function(lambda: pool.opened_at)
+        seconds_to_open = gauge("rexit_bundle_open_seconds", "Seconds that took.")
+        seconds_to_open.set_function(lambda: pool.opened_s)
+        registry.register(_BundleCollector(pool))
+        ProcessCollector(registry=registry)
+        if pool.auditor is not None:
+            registry.register(_AuditCollector(pool.auditor))
 
     def count(self, answer: Answer, seconds: float, has_zero: bool) -> None:
         """Counts an answer. seconds: since the request arrived. has_zero: exit zero answers for those that enter no segment."""
@@ -60,6 +65,18 @@ class Metrics:
             self.unlike.labels(name).inc()
         self.prefix_tokens.inc(stats.prefix_tokens)
         self.prefix_tokens_reused.inc(stats.prefix_tokens_reused)
+
+
+class _BundleCollector:
+    """What is served, by name and digest."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        info = self._pool.info
+        labels = {"variant": info.variant, "sha256": self._pool.sha256, "policy_sha256": info.policy_sha256}
+        yield InfoMetricFamily("rexit_bundle", "The open bundle: digests of manifest.json and policy.json.", value=labels)
 
 
 class _AuditCollector:

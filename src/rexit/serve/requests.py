@@ -16,7 +16,7 @@ import msgspec
 from rexit.bundle.files import short, typed
 from rexit.errors import InputError
 from rexit.pool import Ranking, TextsJob
-from rexit.request import LONGEST_MS
+from rexit.request import LONGEST_MS, MAX_CANDIDATES, MAX_COUNT, check_count
 
 _LOGGER = logging.getLogger("rexit")
 _WITHOUT_EFFECT = ("user", "priority")
@@ -26,6 +26,8 @@ _REFUSED = {
     "raw_scores": "expected false: scores are probabilities",
 }
 _MAX_LOGGED = 32
+_SLATE = msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)
+_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 _logged: set[str] = set()
 """Unknown fields of requests so far, at most _MAX_LOGGED."""
 
@@ -37,6 +39,7 @@ class Peek(msgspec.Struct):
     retrieve: int | None = None
     recent: list[msgspec.Raw] | None = None
     candidates: list[msgspec.Raw] | None = None
+    documents: list[msgspec.Raw] | None = None
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None = None
 
     @classmethod
@@ -61,21 +64,26 @@ class RerankRequest(msgspec.Struct):
     """Documents to be ranked for a query."""
 
     query: str
-    documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1, description="Texts, or objects with `text`.")]
+    documents: Annotated[
+        list[str | TextDocument],
+        _SLATE,
+        msgspec.Meta(description="Texts, or objects with `text`."),
+    ]
     scores: Annotated[
         dict[str, list[float | None] | None] | None,
         msgspec.Meta(description="First stages' numbers of each document by name, if the bundle's exit zero reads them."),
     ] = None
     top_n: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Only the n best. Null: all, best first.")
+        _Count | None,
+        msgspec.Meta(description="Only the n best. Null: all, best first."),
     ] = None
-    top_k: Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Another name of `top_n`.")] = None
+    top_k: Annotated[_Count | None, msgspec.Meta(description="Another name of `top_n`.")] = None
     floor: Annotated[bool, msgspec.Meta(description="As in /v1/score.")] = False
     instruction: Annotated[
         str | None, msgspec.Meta(description="In the place of the reranker's own, if it reads one; else it is refused.")
     ] = None
     max_tokens_per_doc: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None,
+        _Count | None,
         msgspec.Meta(description="Documents are cut to this many tokens. Null: to as many as the model takes."),
     ] = None
     truncation: Annotated[bool, msgspec.Meta(description="False: a document that would be cut is refused.")] = True
@@ -100,6 +108,9 @@ class RerankRequest(msgspec.Struct):
             raise InputError(f"body: is {short(value)}, expected an object")
         fields = {name: content for name, content in value.items() if content is not None}
         kind = TextsRequest if "texts" in fields and "documents" not in fields else cls
+        for name in ("documents", "texts"):
+            if isinstance(entries := fields.get(name), list):
+                check_count(name, len(entries))
         request = typed(fields, kind, "body", error=InputError)
         for name, content in fields.items():
             if name in _REFUSED and content is not False:
@@ -157,7 +168,7 @@ class RerankRequest(msgspec.Struct):
 class TextsRequest(RerankRequest, kw_only=True):
     """The same in the form of Hugging Face's text-embeddings-inference. Its answer is an array, best first."""
 
-    documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1)] = msgspec.field(name="texts")
+    documents: Annotated[list[str | TextDocument], _SLATE] = msgspec.field(name="texts")
     return_documents: bool = msgspec.field(name="return_text", default=False)
     truncation: bool = msgspec.field(name="truncate", default=False)
     truncation_direction: Annotated[str, msgspec.Meta(pattern="^(Right|right)$")] = "Right"

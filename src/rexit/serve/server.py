@@ -12,12 +12,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from rexit.errors import InputError, RexitError
 from rexit.pool import Pool
+from rexit.serve.connections import BACKLOG, Connection, log_loop_error, max_connections
 
 _LOGGER = logging.getLogger("rexit")
 
@@ -37,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket. port: 0: any free port. Raises InputError."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         # Accepted sockets inherit this; asyncio sets it only for sockets that name their protocol. Without it an answer's body
         # waits until the client has acknowledged the headers, 40 ms on Linux.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -45,6 +47,14 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as exc:
         why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not for a name
         raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
+
+
+def configuration(app: FastAPI, **options: Any) -> uvicorn.Config:
+    """Returns uvicorn's configuration. options: its own. Raises InputError if no descriptors are left for connections."""
+    protocol = Connection.limited_to(max_connections())
+    return uvicorn.Config(
+        app, http=protocol, ws="none", backlog=BACKLOG, log_level="error", access_log=False, lifespan="off", **options
+    )
 
 
 def run(
@@ -65,7 +75,7 @@ def run(
         ready: Called once signals are handled.
         say: Called with a line about each signal.
     """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="off")
+    config = configuration(app, timeout_graceful_shutdown=GRACE_S)
     server = _Server(config)
 
     def stop() -> None:
@@ -90,6 +100,7 @@ def run(
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, start_reload)

@@ -182,7 +182,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
 
 def _print_tokens(tokens: dict[str, Any], reranker: dict[str, Any] | None) -> None:
     scores = f" and first stages' scores: {', '.join(names)}" if (names := tokens.get("scores")) else ""
-    stdout.print(f"No catalog: requests are token ids{scores}.")
+    takes = "token ids" if reranker is None else "a query and documents, or token ids"
+    stdout.print(f"No catalog: requests are {takes}{scores}.")
     values = {f"label {name}": token for name, token in tokens["labels"].items()}
     values |= {f"longest {name}, tokens": tokens[f"max_{name}_tokens"] for name in ("prefix", "candidate")}
     values["tokenizer.json"] = "yes" if tokens["tokenizer"] else "no"

@@ -37,8 +37,9 @@ def serve(
     curl localhost:8000/v1/score --json '{"user": 196, "items": [242, 302]}'
     ```
 
-    A request has at most 2,000 candidates, documents or recent interactions, and 1 MiB. SIGTERM and Ctrl-C stop the service once
-    accepted requests are answered. SIGHUP opens the bundle again.
+    A request has at most 10,000 candidates, documents or recent interactions, and 1 MiB. Each is a line on stdout: time, client,
+    method, path, status, milliseconds. SIGTERM and Ctrl-C stop the service once accepted requests are answered. SIGHUP opens the
+    bundle again.
     """
     hung_up = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
@@ -46,6 +47,7 @@ def serve(
     from rexit import runtime
     from rexit.pool import Auditor, Pool
     from rexit.serve import Limits, create_app, run
+    from rexit.serve.access import log_to_stdout
     from rexit.serve.server import listen
 
     if deadline_ms is not None:
@@ -66,6 +68,7 @@ def serve(
         if auditor is not None:
             _say(f"audits {audit:.3g} of the answers, {auditor.watch.limits.sentence()}")
 
+    log_to_stdout()
     run(app, pool, listening, hung_up, ready, _say)
 
 
