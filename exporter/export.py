@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rexit.bundle import Catalog, Manifest, Model, new_folder, sole_writer
-from rexit.bundle.catalog import ZERO
-from rexit.bundle.golden import GoldenSlate
+from rexit.data.slates import TokenSlate, cut, draw
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError, ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_tokenizer, model_of, token_requests, write_manifest
@@ -45,9 +44,10 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, zero_of
 from rexit.exporter.zero import Graph, fitted_zero, stage_numbers
+from rexit.format.bundle import Catalog, Manifest, Model, new_folder, sole_writer
+from rexit.format.bundle.catalog import ZERO
+from rexit.format.bundle.golden import GoldenSlate
 from rexit.progress import DETAIL, Clock, Progress, silent, tracked
-from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import TokenSlate, cut, draw
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ExportReport:
         written, by name.
     gone: by replaced variant, its files and folders that went with it, such as its policy. slates, pairs: run for parity.
     bytes: size of the bundle, including older variants. seconds: duration of each stage.
-    doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
+    doubt: if a gate applied, why the model's ranking may be useless (`rexit.data.ranking.doubt`).
     """
 
     bundle: str

@@ -30,11 +30,11 @@ def loaded(code: str) -> set[str]:
 
 
 def test_command_line_loads_nothing_heavy() -> None:
-    assert not loaded("import rexit.cli") & {*LATE, "numpy"}
+    assert not loaded("import rexit.doors.cli") & {*LATE, "numpy"}
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.bundle", "rexit.exporter.engine.compile"])
+@pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.format.bundle", "rexit.exporter.engine.compile"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
 

@@ -24,10 +24,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import MAX_WIDTH
-from rexit.delimited import is_tabbed, read_lines
+from rexit.data.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
 from rexit.exporter.catalog.catalog_files import blocks
+from rexit.format.bundle.catalog import MAX_WIDTH
 
 Needs = Mapping[str, str]
 """Columns that a file must have, each with what asks for it: `{"rating": "--column rating=NAME"}`."""

@@ -19,14 +19,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
-from rexit.bundle.golden import GoldenSlate
-from rexit.bundle.inputs import Codes
+from rexit.data.slates import AnySlate, TokenSlate
 from rexit.errors import ParityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.source import Source, prompt_maker
-from rexit.slates import AnySlate, TokenSlate
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.golden import GoldenSlate
+from rexit.format.bundle.inputs import Codes
 
 
 def golden_slates(

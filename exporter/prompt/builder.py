@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import _native
-from rexit.bundle.catalog import Catalog
-from rexit.bundle.inputs import Codes, Value
 from rexit.exporter.retriever.neighbours import Lists
-from rexit.ids import Id
+from rexit.format.bundle.catalog import Catalog
+from rexit.format.bundle.inputs import Codes, Value
+from rexit.format.ids import Id
 
 Tokens = NDArray[np.int32]
 Numbers = NDArray[np.float32]

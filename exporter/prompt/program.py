@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SCORE
-from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import Input
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
@@ -26,6 +23,9 @@ from rexit.exporter.prompt.template import (
     Template,
     written,
 )
+from rexit.format.bundle.catalog import SCORE
+from rexit.format.bundle.inputs import COLUMN as INPUT
+from rexit.format.bundle.inputs import Input
 
 TARGETS = ("item_field", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 

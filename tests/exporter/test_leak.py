@@ -20,15 +20,15 @@ from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
 from builders.data import ratings
-from rexit.bundle import Catalog
+from rexit.data.slates import cut
 from rexit.exporter import index as index_module
 from rexit.exporter import zero as zero_fit
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.retriever import lightgcn
 from rexit.exporter.zero import zero_log_odds
+from rexit.format.bundle import Catalog
 from rexit.progress import silent
-from rexit.slates import cut
 
 USERS, ITEMS, EACH = 500, 200, 60
 OPTIONS = IndexOptions(neighbours=10, lightgcn=LightGCNOptions(dim=32, layers=2, epochs=15))

@@ -7,11 +7,11 @@ import pytest
 
 from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_heads, tiny_model
-from rexit.bundle import Catalog
+from rexit.data.slates import TokenSlate
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Row, Rows, batches, packed_rows, parameter_groups
-from rexit.slates import TokenSlate
+from rexit.format.bundle import Catalog
 
 
 @pytest.fixture(scope="module")
