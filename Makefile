@@ -18,7 +18,7 @@
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
 # make fuzz-short   the same, two seconds for each target
 # make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
-# make mutants   small changes of a Python module that its tests do not notice: MODULE=src/rexit/times.py, or another one every day
+# make mutants   small changes of a Python module that its tests do not notice: MODULE=src/rexit/format/times.py, or another one every day
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/speed/slate.py compares with: an hour of compiling and exporting

@@ -18,14 +18,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit import AuditLimits
-from rexit.audit.betting import exceeds
-from rexit.audit.losses import Loss, SlateLosses
-from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
+from rexit.format.bundle import Policy
+from rexit.upkeep.audit import AuditLimits
+from rexit.upkeep.audit.betting import exceeds
+from rexit.upkeep.audit.losses import Loss, SlateLosses
 
 _STEPS = 10_000
 """Limits are rounded to four digits."""

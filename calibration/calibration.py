@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import interrupts, ranking, roles
-from rexit.audit import REPORT_FILE
-from rexit.audit.betting import Tail
-from rexit.baselines import ZERO, baselines, doubt_without_labels
-from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
-from rexit.bundle.policy import FILE as POLICY_FILE
-from rexit.bundle.writer import bundle_copy, link_or_copy
+from rexit import interrupts
 from rexit.calibration import metrics, probabilities, reference
 from rexit.calibration.decision import Decision, back_to_full_depth, baseline_rows, decide
 from rexit.calibration.evaluation import at_exit
@@ -30,14 +24,22 @@ from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, collect, join, recorded_test_slates, request_quantiles
-from rexit.candidates import Candidates
+from rexit.data import ranking
+from rexit.data.baselines import ZERO, baselines, doubt_without_labels
+from rexit.data.ranking import bootstrap
+from rexit.data.slates import AnySlate, cut, drawn, slate_size, spread, spread_users, without_labels
+from rexit.data.slates_file import RequestLog, SlatesFile
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
+from rexit.format import roles
+from rexit.format.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
+from rexit.format.bundle.policy import FILE as POLICY_FILE
+from rexit.format.bundle.writer import bundle_copy, link_or_copy
+from rexit.format.candidates import Candidates
+from rexit.format.request import Request
 from rexit.progress import Progress, silent
-from rexit.prompts.slates_file import RequestLog, SlatesFile
-from rexit.ranking import bootstrap
-from rexit.request import Request
-from rexit.slates import AnySlate, cut, drawn, slate_size, spread, spread_users, without_labels
+from rexit.upkeep.audit import REPORT_FILE
+from rexit.upkeep.audit.betting import Tail
+from rexit.upkeep.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
 
 if TYPE_CHECKING:
     from rexit.runtime import Session

@@ -6,7 +6,7 @@ What chooses is not what judges:
     validation, users who certify          the certificate
     test                                   the final table, read once
 
-A user's id alone says which of the two it is, see `rexit.roles`.
+A user's id alone says which of the two it is, see `rexit.format.roles`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit import AuditLimits
-from rexit.baselines import Scores
-from rexit.bundle import Policy
 from rexit.calibration import audit_limits, metrics
 from rexit.calibration import maps as choice_of_maps
 from rexit.calibration.evaluation import Evaluation
@@ -37,9 +34,12 @@ from rexit.calibration.policies import (
     users_needed,
 )
 from rexit.calibration.traces import Traces, split_users
+from rexit.data.baselines import Scores
+from rexit.data.ranking import differ
 from rexit.errors import InputError
-from rexit.measure import Costs, depth_name
-from rexit.ranking import differ
+from rexit.format.bundle import Policy
+from rexit.upkeep.audit import AuditLimits
+from rexit.upkeep.measure import Costs, depth_name
 
 FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"
 """Rows of the test split: what the last exit answers, and its own head's answer where its map reads all heads."""
@@ -280,7 +280,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A ranking of the test split that no exit makes, see `rexit.baselines`.
+    """A ranking of the test split that no exit makes, see `rexit.data.baselines`.
 
     Attributes:
         name: its name in tables.

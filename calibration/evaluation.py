@@ -18,8 +18,8 @@ from scipy.special import expit
 
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
 from rexit.calibration.traces import Traces
-from rexit.measure import Costs
-from rexit.ranking import descending
+from rexit.data.ranking import descending
+from rexit.upkeep.measure import Costs
 
 
 @dataclass(frozen=True)

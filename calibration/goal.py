@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.betting import Tail
-from rexit.bundle import TopK
 from rexit.calibration import certify
 from rexit.calibration.metrics import Metric
 from rexit.calibration.traces import Traces
-from rexit.candidates import Candidates
 from rexit.devices import Device
 from rexit.errors import InputError
+from rexit.format.bundle import TopK
+from rexit.format.candidates import Candidates
+from rexit.upkeep.audit.betting import Tail
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle
 from rexit.calibration.traces import FILES, collect, read_sealed, write_sealed
+from rexit.data.slates import AnySlate
 from rexit.errors import BackendError, BundleError
+from rexit.format.bundle import Bundle
 from rexit.progress import Progress
-from rexit.slates import AnySlate
 
 VARIANT = "cpu-fp32"
 FILE = "reference.safetensors"

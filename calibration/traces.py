@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rexit import roles
-from rexit.bundle import write_file
+from rexit.data.ranking import probabilities
+from rexit.data.slates import AnySlate, spread
 from rexit.errors import BundleError, InputError
-from rexit.ids import Id
-from rexit.measure import CostProfile
+from rexit.format import roles
+from rexit.format.bundle import write_file
+from rexit.format.ids import Id
 from rexit.progress import Progress, silent
-from rexit.ranking import probabilities
-from rexit.slates import AnySlate, spread
+from rexit.upkeep.measure import CostProfile
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -114,7 +114,7 @@ def request_quantiles(session: Session, slates: Sequence[AnySlate]) -> dict[str,
 
 
 def split_users(traces: Traces) -> tuple[Traces, Traces]:
-    """Returns the traces of the users who choose a policy, and those of the users who certify it, see `rexit.roles`.
+    """Returns the traces of the users who choose a policy, and those of the users who certify it, see `rexit.format.roles`.
 
     The first choosing users choose, by place, as many as have MAX_SEARCH_PAIRS pairs. More would make the search slow and the
     choice no better. Those beyond neither choose nor certify: they may have chosen the heads.

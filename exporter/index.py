@@ -24,10 +24,6 @@ import numpy as np
 import polars as pl
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, to_json
-from rexit.bundle.vectors import VectorIds
-from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import catalog_files
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
@@ -45,8 +41,12 @@ from rexit.exporter.retriever.external import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.neighbours import Lists, nonzero_rows, similar_users
 from rexit.exporter.source_data import Data, check_columns, read_data
 from rexit.exporter.zero import Graph, write_zero
+from rexit.format.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
+from rexit.format.bundle.files import SCHEMA, FileEntry, to_json
+from rexit.format.bundle.vectors import VectorIds
+from rexit.format.bundle.writer import new_folder
+from rexit.format.roles import RULE
 from rexit.progress import Progress, silent
-from rexit.roles import RULE
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever

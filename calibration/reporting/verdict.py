@@ -15,7 +15,7 @@ from rexit.calibration.decision import FLOAT32, OWN_FULL_DEPTH, Decision, Interv
 from rexit.calibration.floor import Floor
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric, parse
-from rexit.measure import CostProfile, depth_name
+from rexit.upkeep.measure import CostProfile, depth_name
 
 USE_POLICY = "use the policy"
 EXPORT_SHALLOWER_MODEL = "export a shallower model"
@@ -48,7 +48,7 @@ class Verdict:
         comparison: how a dynamic policy compares with the best fixed depth that costs no more; None if there is no such depth.
         guarantee: in a sentence; None for full depth.
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
-        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+        doubt: why the model's ranking may be worth nothing, see `rexit.data.ranking.doubt`; None if there is no reason.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
         also: how the policy ranks other candidates, in a sentence; None: nobody asked.
         floor: what the floor keeps and leaves out, or why there is none; likewise.

@@ -22,21 +22,21 @@ from builders.data.token_slates import write_slates
 from builders.policies import full_depth
 from builders.traces import even_costs
 from doubles.session import FakeSession
-from rexit.audit import read_limits
-from rexit.baselines import FILE_ORDER
-from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
-from rexit.bundle.catalog import SPLITS
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.calibration import _count_as_traced, _doubt, _other_traces
 from rexit.calibration.reporting import page
 from rexit.calibration.traces import Recording, Traces
-from rexit.candidates import Candidates
+from rexit.data.baselines import FILE_ORDER
+from rexit.data.slates import Slate, drawn
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure import Costs, depth_name
+from rexit.format.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.candidates import Candidates
+from rexit.format.request import Request
 from rexit.progress import silent
-from rexit.prompts.slates_file import SlatesFile
-from rexit.request import Request
-from rexit.slates import Slate, drawn
+from rexit.upkeep.audit import read_limits
+from rexit.upkeep.measure import Costs, depth_name
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Eighteen users certify: that is enough for a large drop alone."""
@@ -604,7 +604,7 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
     def refuse(*args: object, **keywords: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("rexit.bundle.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("rexit.format.bundle.files.tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
         run(place, open_session=never)
 

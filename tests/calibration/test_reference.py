@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rexit.bundle import Bundle
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.metrics import parse
 from rexit.calibration.reference import FILE, VARIANT, reference
 from rexit.calibration.traces import Traces
 from rexit.errors import BackendError, BundleError
+from rexit.format.bundle import Bundle
 from rexit.progress import silent
 
 MADE_OF = {"variant_sha256": "int8", "catalog_sha256": None, "slates_sha256": "a", "slate": 3}

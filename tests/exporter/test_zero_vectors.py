@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.data import ratings
-from rexit.bundle import Catalog
+from rexit.data.slates import Slate
 from rexit.errors import InputError
 from rexit.exporter import zero as fit
 from rexit.exporter.index import build_catalog
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import zero_log_odds
-from rexit.slates import Slate
+from rexit.format.bundle import Catalog
 
 TASTE = np.array([[1.0, 0.2], [0.2, 1.0]])
 WITHOUT = 11

@@ -13,9 +13,9 @@ from typing import Any
 
 import uvicorn
 
-from rexit.pool import Pool
-from rexit.serve import Limits, create_app
-from rexit.serve.server import configuration, listen
+from rexit.doors.pool import Pool
+from rexit.doors.serve import Limits, create_app
+from rexit.doors.serve.server import configuration, listen
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 
 from builders.data import ratings
 from oracles.assembler import Assembler, Space
-from rexit.bundle import Catalog
 from rexit.exporter.index import build_catalog
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
+from rexit.format.bundle import Catalog
 from running.command import Run
 from running.indexing import assert_refused
 
