@@ -336,6 +336,7 @@ check: $(BUILD)/.installed
 	MYPYPATH=src:tests $(BIN)/mypy $(addprefix -p ,builders budgets crash damage doubles running)
 	for folder in $(SCRIPTS); do MYPYPATH=src:$$folder:$(IMPORTED) $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES)) benchmarks/speed/products.cpp
+	$(BIN)/python tools/outsiders.py
 
 $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.installed
 	$(BIN)/python tools/requirements.py docs >$(BUILD)/docs-requirements.txt

@@ -4,7 +4,8 @@ Users are the unit, taken to be exchangeable with those to come. After Angelopou
 2110.01052):
 
 1. One part of the users chooses policies and orders them, the likeliest to pass first. The other part, unseen until then,
-   certifies. The user's id alone says which (`rexit.format.roles`), so who chose heads, maps or exits in any command does not certify.
+   certifies. The user's id alone says which (`rexit.format.roles`), so who chose heads, maps or exits in any command does not
+   certify.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `tail_p_value` tests in the same way that too large a share of the users loses much.

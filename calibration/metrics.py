@@ -128,7 +128,7 @@ class Judge:
         resamples: int = RESAMPLES,
         other: NDArray[np.float32] | None = None,
     ) -> dict[Metric, tuple[float, float]]:
-        """Returns the ends of each drop's 95 % interval, by a paired bootstrap over users (see `rexit.data.ranking.bootstrap`)."""
+        """Returns the ends of each drop's 95 % interval, by a paired bootstrap over users (`rexit.data.ranking.bootstrap`)."""
         drops = self._resampled_drops(metrics, score, self._reference if other is None else other, resamples)
         low, high = np.nanpercentile(drops, [2.5, 97.5], axis=0)
         return {metric: (float(a), float(b)) for metric, a, b in zip(metrics, low, high, strict=True)}

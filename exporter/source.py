@@ -20,8 +20,8 @@ from rexit.format.bundle import Catalog, Id
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.data.baselines`. noun: whom
-    the slates are of, for sentences."""
+    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.data.baselines`. noun:
+    whom the slates are of, for sentences."""
 
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]

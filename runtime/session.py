@@ -257,8 +257,8 @@ class Session:
         force_exit: int | None = None,
         policy: StopRule | None = None,
     ) -> _native.JsonAnswer:
-        """Scores a request in JSON, whose fields `rexit.format.request.Request` describes. The library writes the answer; other Python
-        threads run meanwhile.
+        """Scores a request in JSON, whose fields `rexit.format.request.Request` describes. The library writes the answer; other
+        Python threads run meanwhile.
 
         Args:
             body: The request, UTF-8.

@@ -19,7 +19,8 @@
 | boosting, the prompt's numbers | on the counts and rates of the catalog's own prompts (prompt_numbers.py), if they have any |
 
 Rules
-1. Test pairs are scored in slates of 20 (--slate; rexit.data.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
+1. Test pairs are scored in slates of 20 (--slate; rexit.data.slates.cut), as of the slate's first. Boosting is fitted on slates
+   of 8.
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user_id`, `item_id` and `probability`, one row each, in any order, and is ranked by
    them. Its log loss is that of the catalog's labels: calibrate with --negative-rate 1 where negatives were sampled.

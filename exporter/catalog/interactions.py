@@ -3,7 +3,7 @@
 Rules
 1. Ids are integers if every id of the kind, in all files, is written as a plain int64; else they are strings.
 2. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a time (unless the order is another).
-3. Times are as `rexit.format.times` reads them: whole numbers in all rows, or ISO 8601 text, dates or datetimes, by the first row.
+3. Times are as `rexit.format.times` reads them: whole numbers in all rows, or ISO 8601 text, dates or datetimes, by the first.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 golden log-odds and tolerance.
 
 Both chains, float32 and the variant's, run the same prompts in ONNX Runtime as whole slates behind their prefixes, by the kernels
-that the runtime has. The prompts are of the validation users who choose (`rexit.format.roles`): the gate chooses exits, so those who
-certify have no part in it.
+that the runtime has. The prompts are of the validation users who choose (`rexit.format.roles`): the gate chooses exits, so those
+who certify have no part in it.
 
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs with labels and its change, with the interval of

@@ -13,8 +13,8 @@ A head is a logistic regression with a ridge:
 Without labels the model's own last answer is what a head learns: its probability of each candidate, and its order within each
 slate. No label is drawn. Figures are then losses against that answer: heads hold the model's ranking, not the truth.
 
-Training candidates fit the heads. The validation users who choose (`rexit.format.roles`: those who choose a policy in calibration, too)
-choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
+Training candidates fit the heads. The validation users who choose (`rexit.format.roles`: those who choose a policy in
+calibration, too) choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
 
 1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both (without labels, to the answer
    alone) are fitted with falling ridges, until the choosing users' loss has risen twice. The head with the lowest loss is the

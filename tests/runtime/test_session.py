@@ -222,7 +222,7 @@ def test_memory_and_trim(folder: Path) -> None:
 def test_import_rexit_loads_no_runtime() -> None:
     program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.format.request']"
+    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.format', 'rexit.format.request']"
 
 
 def test_session_says_what_it_is(folder: Path) -> None:

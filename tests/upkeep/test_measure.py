@@ -119,7 +119,7 @@ def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
 
 
 def test_conditions_name_the_gpu(tmp_path: Path) -> None:
-    build(tmp_path / "libcuda.so.1", Path(__file__).parent / "doubles" / "cuda.c")
+    build(tmp_path / "libcuda.so.1", Path(__file__).parents[1] / "doubles" / "cuda.c")
     program = "from rexit.upkeep.measure import machine; print(machine('tensorrt')['gpu'])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}

@@ -6,8 +6,8 @@
    rows of the same `group` and prefix, wherever these are.
 3. Columns `score.NAME` are first stages' scores of each candidate, such as BM25's; null: missing. Exit zero reads them.
 4. A group (a user; a query, whose text it is without such a column) is the unit of every interval and guarantee, and is in one
-   split. A column `split` says which. Without it, a hash of the name says (`rexit.format.roles`): about a fifth is for training, two
-   fifths for validation, the rest for test.
+   split. A column `split` says which. Without it, a hash of the name says (`rexit.format.roles`): about a fifth is for training,
+   two fifths for validation, the rest for test.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_what_is_below_is_left_out_and_an_answer_may_be_empty(bundle: Path, floo
             for top_k in (0, 2):
                 scores = session.score(Request(**PROMPT, floor=True), top_k=top_k)
                 kept = [n for n in range(4) if whole.log_odds[n] >= floor]
-                best = sorted(kept, key=lambda n: -whole.log_odds[n])[:top_k] if top_k else kept
+                best = sorted(kept, key=lambda n: -whole.log_odds[n])[: top_k or None]
                 assert scores.index.tolist() == best and len(kept) == 4 - left_out
                 np.testing.assert_array_equal(scores.log_odds, whole.log_odds[best])
                 body = json.dumps({**PROMPT, "floor": True, "top_k": top_k})

@@ -18,7 +18,7 @@ from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.format.bundle import Bundle, Catalog
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REGISTER = Path("optimum/commands/register/register_rexit.py")
 OPTIMUM_CLI = "from optimum.commands.optimum_cli import main; main()"
 

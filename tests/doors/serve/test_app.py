@@ -83,7 +83,7 @@ def test_a_service_limits_the_length_of_lists(service: Service, field: str) -> N
 
 
 def test_the_guide_names_the_limits() -> None:
-    page = Path(__file__).parents[2] / "docs/how-to/serve.md"
+    page = Path(__file__).parents[3] / "docs/how-to/serve.md"
     assert f"**Limits**: {MAX_CANDIDATES:,} candidates, documents" in page.read_text() and Limits().max_body == 1 << 20
 
 
