@@ -343,6 +343,7 @@ void bind_answers(nb::module_& module) {
               "Names of the first stages' `scores` that exit zero reads, of which requests must have some; empty: none.")
       .def_ro("rounding", &rexit_bundle_info::rounding,
               "How far a score's log-odds may be from those of a trace; relative above 1.")
+      .def_ro("max_candidates", &rexit_bundle_info::max_candidates, "The most candidates of a request.")
       .def_ro("policy_sha256", &Info::policy_sha256, "Digest of the variant's policy.json; empty without a policy.");
   nb::class_<ExitInfo>(module, "ExitInfo",
                        "One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate "
