@@ -18,10 +18,11 @@
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
 # make fuzz-short   the same, two seconds for each target
 # make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
-# make mutants   small changes of a Python module that its tests do not notice: MODULE=src/rexit/times.py, or another one every day
+# make mutants   small changes of a Python module that its tests do not notice: MODULE=src/rexit/format/times.py, or another one every day
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/speed/slate.py compares with: an hour of compiling and exporting
+# make help   these lines
 # make clean  forget what was built (the environment stays)
 
 PYTHON ?= python3
@@ -49,7 +50,10 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:example
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-search test test-all test-python test-medium test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: help setup demo demo-search test test-all test-python test-medium test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+
+help:
+	@sed -n '/^# make/!q;s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 setup: $(BUILD)/.installed
 
@@ -332,6 +336,7 @@ check: $(BUILD)/.installed
 	MYPYPATH=src:tests $(BIN)/mypy $(addprefix -p ,builders budgets crash damage doubles running)
 	for folder in $(SCRIPTS); do MYPYPATH=src:$$folder:$(IMPORTED) $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES)) benchmarks/speed/products.cpp
+	$(BIN)/python tools/outsiders.py
 
 $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.installed
 	$(BIN)/python tools/requirements.py docs >$(BUILD)/docs-requirements.txt

@@ -1,6 +1,6 @@
 """When to stop: chooses a variant's policy on its own traces, certifies it on other users, and reports what it is worth.
 
-In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json,
+In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.upkeep.measure`). Out: policy.json, report.json,
 report.html and traces.safetensors. The data moves in this order:
 
     goal           what a policy must keep, and all options

@@ -1,6 +1,7 @@
 """The limit that a service watches: what the certifying users lose without labels under the policy.
 
-1. The loss: a certified metric that needs no labels, with the limit that was promised. Without one, a replacement for the first
+1. The loss: a certified metric that needs no labels, with the limit that was promised if it was promised against the variant's
+   own full depth, which a service compares with. Without such a metric, a replacement for the first
    metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation
    if half of them have one of two or more, else agreement, which every slate has.
 2. A tail that was certified is watched, too: an upper bound of the share of users whose first slate loses more.
@@ -17,14 +18,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit import AuditLimits
-from rexit.audit.betting import exceeds
-from rexit.audit.losses import Loss, SlateLosses
-from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
+from rexit.format.bundle import Policy
+from rexit.upkeep.audit import AuditLimits
+from rexit.upkeep.audit.betting import exceeds
+from rexit.upkeep.audit.losses import Loss, SlateLosses
 
 _STEPS = 10_000
 """Limits are rounded to four digits."""
@@ -40,7 +41,7 @@ def limits(policy: Policy, certifying: Evaluation, goal: Goal, level: float) -> 
         level: the chance that an upper bound is too low.
     """
     metric, loss = _loss(certifying, goal.metrics)
-    promised = metric.kind in LABEL_FREE
+    promised = metric.kind in LABEL_FREE and not certifying.has_reference  # a service compares with its own full depth
     users, values = slate_losses(loss, certifying, policy)
     counts = np.bincount(users)
     losses = (np.bincount(users, values) / np.maximum(counts, 1))[counts > 0]

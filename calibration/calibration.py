@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import interrupts, ranking, roles
-from rexit.audit import REPORT_FILE
-from rexit.audit.betting import Tail
-from rexit.baselines import ZERO, baselines, doubt_without_labels
-from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
-from rexit.bundle.policy import FILE as POLICY_FILE
-from rexit.bundle.writer import bundle_copy, link_or_copy
-from rexit.calibration import metrics, probabilities
+from rexit import interrupts
+from rexit.calibration import metrics, probabilities, reference
 from rexit.calibration.decision import Decision, back_to_full_depth, baseline_rows, decide
 from rexit.calibration.evaluation import at_exit
 from rexit.calibration.floor import promised
@@ -30,14 +24,22 @@ from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, collect, join, recorded_test_slates, request_quantiles
-from rexit.candidates import Candidates
+from rexit.data import ranking
+from rexit.data.baselines import ZERO, baselines, doubt_without_labels
+from rexit.data.ranking import bootstrap
+from rexit.data.slates import AnySlate, cut, drawn, slate_size, spread, spread_users, without_labels
+from rexit.data.slates_file import RequestLog, SlatesFile
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
+from rexit.format import roles
+from rexit.format.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
+from rexit.format.bundle.policy import FILE as POLICY_FILE
+from rexit.format.bundle.writer import bundle_copy, link_or_copy
+from rexit.format.candidates import Candidates
+from rexit.format.request import Request
 from rexit.progress import Progress, silent
-from rexit.prompts.slates_file import RequestLog, SlatesFile
-from rexit.ranking import bootstrap
-from rexit.request import Request
-from rexit.slates import AnySlate, cut, drawn, slate_size, spread, without_labels
+from rexit.upkeep.audit import REPORT_FILE
+from rexit.upkeep.audit.betting import Tail
+from rexit.upkeep.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -67,10 +69,12 @@ def calibrate(
     *,
     progress: Progress = silent,
     open_session: OpenSession | None = None,
+    open_reference: Callable[[], Any] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
-    1. Traces of the validation and test slates, by the variant itself; what its segments cost, measured again if the cost
+    1. Traces of the validation and test slates, by the variant itself and by the float32 model (see `reference`); what the
+       variant's segments cost, measured again if the cost
        model fits badly. Both are written; with `options.from_traces` they are read instead, and with `options.measure_costs` too
        the costs are measured again. Before them, other candidates (`options.also`) are drawn and traced.
     2. The decision (see `decide`): a policy and a floor (`options.recall`) with their certificates, from validation; quality on
@@ -88,9 +92,11 @@ def calibrate(
         options: None: the defaults.
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
+        open_reference: opens a session of the float32 variant, likewise.
 
     Raises:
-        BundleError: if the source is not of the bundle's kind, or not its catalog.
+        BundleError: if the source is not of the bundle's kind, or not its catalog; if the float32 reference is of other slates or
+            graphs, and float32 cannot run here.
         BackendError: if the policy decides otherwise than the traces say.
         InputError: for options or labels that cannot work, a folder that cannot be written, or while another process is writing
             to the bundle.
@@ -109,7 +115,15 @@ def calibrate(
                 other = _other_traces(session, source, options.also, progress)  # first, as it may be refused
         recording = _recording(bundle, source, options, slates, open_session, progress)
         profile = recording.profile
-        traces = {name: join(part, recording.log_odds[name], name) for name, part in slates.items()}
+        if options.from_traces:
+            open_reference = None
+        elif open_reference is None:
+            open_reference = partial(_reference_session, bundle, options)
+        exact = reference.reference(bundle, recording.made_of, slates, recording.log_odds, open_reference, progress)
+        traces = {
+            name: join(part, recording.log_odds[name], name, None if exact is None else exact[name])
+            for name, part in slates.items()
+        }
         costs = profile.costs(recording.prefix_tokens, recording.candidate_tokens, bundle.variant.max_tokens)
         if profile.is_unreliable:
             costs = counted_costs(costs, bundle.exits, recording, traces["validation"].offsets)
@@ -234,7 +248,7 @@ def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -
 def _slates(bundle: Bundle, source: Source, options: CalibrationOptions, goal: Goal) -> SlatesBySplit:
     """The slates of validation and test. Raises InputError for a goal that they cannot serve, before minutes of scoring."""
     limits = {"validation": options.max_slates, "test": options.test_slates or options.max_slates}
-    slates = {name: spread(cut(source, name, options.slate), limit) for name, limit in limits.items()}
+    slates = {name: spread_users(cut(source, name, options.slate), limit) for name, limit in limits.items()}
     if not options.labels:
         slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
     users = list({slate.user: None for slate in slates["validation"]})
@@ -250,6 +264,12 @@ def _runtime_session(bundle: Bundle, options: CalibrationOptions, folder: Path) 
     from rexit import runtime
 
     return runtime.open(folder, bundle.variant.name, device=options.device, threads=options.threads)
+
+
+def _reference_session(bundle: Bundle, options: CalibrationOptions) -> Any:
+    from rexit import runtime
+
+    return runtime.open(bundle.path, reference.VARIANT, threads=options.threads)
 
 
 def _recording(

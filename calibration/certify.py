@@ -4,7 +4,8 @@ Users are the unit, taken to be exchangeable with those to come. After Angelopou
 2110.01052):
 
 1. One part of the users chooses policies and orders them, the likeliest to pass first. The other part, unseen until then,
-   certifies. The user's id alone says which (`rexit.roles`), so who chose heads, maps or exits in any command does not certify.
+   certifies. The user's id alone says which (`rexit.format.roles`), so who chose heads, maps or exits in any command does not
+   certify.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `tail_p_value` tests in the same way that too large a share of the users loses much.
@@ -21,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv, ndtri
 
-from rexit.audit.betting import ROUNDING, exceeds
 from rexit.calibration.metrics import Metric, parse
 from rexit.errors import InputError
+from rexit.upkeep.audit.betting import ROUNDING, exceeds
 
 ORDER_SEED = 20250103
 """Users bet in a fixed order, independent of the data. Trying several seeds would void the guarantee."""
@@ -154,7 +155,12 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
 
 
 def guarantee(
-    limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05, tail: str | None = None, noun: str = "users"
+    limits: Mapping[Metric, float],
+    users: Mapping[str, int],
+    level: float = 0.05,
+    tail: str | None = None,
+    noun: str = "users",
+    against: str = "the full model",
 ) -> str:
     """Returns the guarantee in one sentence.
 
@@ -164,11 +170,12 @@ def guarantee(
         level: the chance that the guarantee is wrong.
         tail: what else holds, as a part of a sentence.
         noun: whom the slates are of, `users` or `queries`.
+        against: what losses are counted against.
     """
     promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, {noun} like these lose on average at most {promises} against the full "
-        f"model{'' if tail is None else f', and {tail}'}: "
+        f"With {100 * (1 - level):g} % confidence, {noun} like these lose on average at most {promises} against "
+        f"{against}{'' if tail is None else f', and {tail}'}: "
         f"tested on {count_users(users, noun)} who had no part in choosing the policy or its heads."
     )
 

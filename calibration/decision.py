@@ -6,21 +6,18 @@ What chooses is not what judges:
     validation, users who certify          the certificate
     test                                   the final table, read once
 
-A user's id alone says which of the two it is, see `rexit.roles`.
+A user's id alone says which of the two it is, see `rexit.format.roles`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit import AuditLimits
-from rexit.baselines import Scores
-from rexit.bundle import Policy
 from rexit.calibration import audit_limits, metrics
 from rexit.calibration import maps as choice_of_maps
 from rexit.calibration.evaluation import Evaluation
@@ -37,12 +34,18 @@ from rexit.calibration.policies import (
     users_needed,
 )
 from rexit.calibration.traces import Traces, split_users
+from rexit.data.baselines import Scores
+from rexit.data.ranking import differ
 from rexit.errors import InputError
-from rexit.measure import Costs, depth_name
-from rexit.ranking import differ
+from rexit.format.bundle import Policy
+from rexit.upkeep.audit import AuditLimits
+from rexit.upkeep.measure import Costs, depth_name
 
 FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"
 """Rows of the test split: what the last exit answers, and its own head's answer where its map reads all heads."""
+
+FLOAT32, OWN_FULL_DEPTH = "float32 model at full depth", "this variant's own full depth"
+"""What losses are counted against: the second where the bundle has no float32 reference."""
 
 TABLE_METRICS = ("ndcg@10", "user-auc", "auc", "logloss")
 LABEL_FREE_TABLE = ("expected-ndcg@10", "top-k-overlap@10", "agreement")
@@ -70,6 +73,7 @@ class Decision:
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         floor: the policy's; None: none was sought. full_floor: full depth's, likewise.
+        losses: by metric's name, what each part loses on test against float32; empty without a reference.
     """
 
     goal: Goal
@@ -87,6 +91,12 @@ class Decision:
     watch: AuditLimits | None = None
     floor: Floor | None = None
     full_floor: Floor | None = None
+    losses: Mapping[str, Losses] = field(default_factory=dict)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether losses are counted against the float32 model."""
+        return bool(self.losses)
 
     def certificate(self) -> dict[str, Any] | None:
         """Returns `certificate` of policy.json, of the metrics with a value per user; None for full depth, or without any."""
@@ -94,7 +104,12 @@ class Decision:
         users = {metric.name: self.tested[metric.name] for metric in goal.metrics if metric.bounds is not None}
         if self.chosen is None or not users:
             return None
-        promised = {"metrics": dict.fromkeys(users, goal.max_drop), "confidence": goal.confidence, "users": users}
+        promised = {
+            "metrics": dict.fromkeys(users, goal.max_drop),
+            "confidence": goal.confidence,
+            "users": users,
+            "against": FLOAT32 if self.has_reference else OWN_FULL_DEPTH,
+        }
         return promised | ({} if goal.tail is None else {"tail": asdict(goal.tail)})
 
 
@@ -112,8 +127,8 @@ def decide(
 
     1. The users are divided by their ids (see `split_users`).
     2. A map per exit (see `maps`), to the labels; without any, to the full model's probability. The search gets maps cross-fitted
-       by user, the policy those of all choosing users. Losses are counted against full depth: what the runtime answers at the
-       last exit, by the same maps.
+       by user, the policy those of all choosing users. Losses are of the whole, precision, exits and policy: counted against
+       the float32 model at full depth, by the same maps; without a reference against what the variant answers at the last exit.
     3. For each of many budgets up to `max_drop`, the cheapest policy that is expected to stay within it; of these the likeliest
        to pass, and ever cheaper ones (see `policies`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, up to the first that fails.
@@ -138,10 +153,17 @@ def decide(
     choosers, certifiers = split_users(validation)
     choice = choice_of_maps.choose(maps, choosers, goal.metrics)
 
-    def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
-        return Evaluation(traces, choice_of_maps.apply(choice.maps, traces.log_odds), depths, costs, of_metrics)
+    def exact(traces: Traces) -> NDArray[np.float32] | None:
+        return None if traces.exact is None else _last(choice_of_maps.apply(choice.maps, traces.exact))
 
-    choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics)
+    def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
+        c = choice_of_maps.apply(choice.maps, traces.log_odds)
+        return Evaluation(traces, c, depths, costs, of_metrics, exact(traces))
+
+    choosing_exact = exact(choosers)
+    if choosing_exact is not None:  # what float32 changes, added to answers that are cross-fitted
+        choosing_exact += _last(choice.c) - _last(choice_of_maps.apply(choice.maps, choosers.log_odds))
+    choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics, choosing_exact)
     certifying = evaluate(certifiers, goal.metrics)
     search = explored(choosing, choice.maps, goal)
     tested = {metric.name: certifying.judge.user_count(metric) for metric in goal.metrics}
@@ -186,7 +208,12 @@ def decide(
         ),
         floor=floor_of(policy),
         full_floor=floor_of(policy_of(choice.maps, variant_sha256)),
+        losses={} if test.exact is None else comparison.losses(choice.own[-1], policy),
     )
+
+
+def _last(c: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(c[:, -1])
 
 
 def back_to_full_depth(decision: Decision) -> Decision:
@@ -197,7 +224,10 @@ def back_to_full_depth(decision: Decision) -> Decision:
     )
     row = replace(decision.rows[0], name="policy")
     rows = (*decision.rows[:-1], row)
-    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, floor=decision.full_floor)
+    losses = {name: replace(parts, stopping=0.0, whole=row.drops[name]) for name, parts in decision.losses.items()}
+    return replace(
+        decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, floor=decision.full_floor, losses=losses
+    )
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
@@ -250,7 +280,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A ranking of the test split that no exit makes, see `rexit.baselines`.
+    """A ranking of the test split that no exit makes, see `rexit.data.baselines`.
 
     Attributes:
         name: its name in tables.
@@ -291,6 +321,25 @@ class Gain:
     differences: Mapping[str, Interval]
 
 
+@dataclass(frozen=True)
+class Losses:
+    """A metric on the test split, measured and not promised.
+
+    Attributes:
+        model: the float32 model alone, by its last head, as it was handed in.
+        float32: the float32 model at full depth, by the policy's maps.
+        precision: what the variant's full depth loses against that.
+        stopping: what the policy loses beside it.
+        whole: both, with the 95 % interval.
+    """
+
+    model: float
+    float32: float
+    precision: float
+    stopping: float
+    whole: Interval
+
+
 class Comparison:
     """Compares ways to stop on the test split. A way is the exit of each pair, int64 [n].
 
@@ -314,6 +363,23 @@ class Comparison:
         """Returns how a policy compares with each fixed depth but the last. choosing: the users who choose."""
         score = self.evaluation.score(self._stops(policy))
         return tuple(self._gain(k, score, choosing) for k in range(self.evaluation.c.shape[1] - 1))
+
+    def losses(self, own: choice_of_maps.PlattMap, policy: Policy) -> dict[str, Losses]:
+        """Returns what precision and stopping lose, by metric's name. own: the map of the last head alone."""
+        judge, exact = self.evaluation.judge, self.evaluation.traces.exact
+        assert exact is not None
+        model = _last(choice_of_maps.apply((own,), exact[:, -1:]))
+        full, row = self.fixed_row(FULL_DEPTH, self.evaluation.c.shape[1] - 1), self.policy_row("policy", policy)
+        return {
+            metric.name: Losses(
+                judge.value(metric, model),
+                judge.full(metric),
+                full.drops[metric.name][0],
+                row.drops[metric.name][0] - full.drops[metric.name][0],
+                row.drops[metric.name],
+            )
+            for metric in self.evaluation.metrics
+        }
 
     def _fixed(self, exit_: int) -> NDArray[np.int64]:
         return np.full(len(self.evaluation.c), exit_)

@@ -18,8 +18,8 @@ from scipy.special import expit
 
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
 from rexit.calibration.traces import Traces
-from rexit.measure import Costs
-from rexit.ranking import descending
+from rexit.data.ranking import descending
+from rexit.upkeep.measure import Costs
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Evaluation:
         depths: layers of each exit.
         costs: what a slate costs.
         metrics: the metrics of `Outcome.drops`.
+        exact: the float32 model's c at full depth, float32 [n], which losses are counted against; None: the variant's own.
     """
 
     def __init__(
@@ -65,13 +66,16 @@ class Evaluation:
         depths: Sequence[int],
         costs: Costs,
         metrics: Sequence[Metric],
+        exact: NDArray[np.float32] | None = None,
     ) -> None:
         self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
         self.full = np.ascontiguousarray(c[:, -1])
-        """Full depth, which losses are counted against: c at the last exit, as the runtime answers there."""
-        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full)
+        """The variant's c at the last exit, as the runtime answers there."""
+        self.has_reference = exact is not None
+        reference = self.full if exact is None else exact
+        self.judge = Judge(traces.users, traces.liked, traces.offsets, reference)
         """Judges by labels."""
-        self._expectation = Expectation(traces, self.full, self.judge)
+        self._expectation = Expectation(traces, reference, self.judge)
         self._depths = np.array(depths)
 
     def score(self, stops: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.evaluation import at_exit
 from rexit.calibration.traces import Traces
-from rexit.ranking import bootstrap
+from rexit.data.ranking import bootstrap
+from rexit.format.bundle import Policy
 
 FLOORS = 300
 """Quantiles that may be tested, up to FARTHEST times the share that may be lost."""

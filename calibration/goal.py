@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.betting import Tail
-from rexit.bundle import TopK
 from rexit.calibration import certify
 from rexit.calibration.metrics import Metric
 from rexit.calibration.traces import Traces
-from rexit.candidates import Candidates
 from rexit.devices import Device
 from rexit.errors import InputError
+from rexit.format.bundle import TopK
+from rexit.format.candidates import Candidates
+from rexit.upkeep.audit.betting import Tail
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""
@@ -134,7 +134,7 @@ class CalibrationOptions:
         recall: the share of its relevant candidates that a user keeps on average above a floor; None: no floor is sought.
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
         slate: candidates per slate; None: SIZE, all of retrieved candidates, or for a file of slates the size of its largest.
-        max_slates: the most slates of each split, evenly spaced; 0: all.
+        max_slates: the most slates of each split, of whole users that are evenly spaced; 0: all.
         test_slates: the most of the test split, where it is fewer; 0: as `max_slates`, or as recorded with `from_traces`.
         timed_slates: number of slates to time.
         repeats: timings of each, whose median counts.

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rexit.bundle import ExitPolicy, Policy
-from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
 from rexit.calibration.traces import Traces
-from rexit.ranking import mean_by_user
+from rexit.data.ranking import mean_by_user
+from rexit.format.bundle import ExitPolicy, Policy
+from rexit.format.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 
 Labels = NDArray[np.bool_] | NDArray[np.float64]
 """Labels, or probabilities of a like."""

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.losses import Loss, SlateLosses
+from rexit.data.ranking import RESAMPLES, ByUser, auc_contributions, bootstrap
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByUser, auc_contributions, bootstrap
+from rexit.upkeep.audit.losses import Loss, SlateLosses
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement, top-k-overlap@K or expected-ndcg@K, with K from 1"
 LABEL_FREE = ("agreement", "top-k-overlap", "expected-ndcg")
@@ -128,7 +128,7 @@ class Judge:
         resamples: int = RESAMPLES,
         other: NDArray[np.float32] | None = None,
     ) -> dict[Metric, tuple[float, float]]:
-        """Returns the ends of each drop's 95 % interval, by a paired bootstrap over users (see `rexit.ranking.bootstrap`)."""
+        """Returns the ends of each drop's 95 % interval, by a paired bootstrap over users (`rexit.data.ranking.bootstrap`)."""
         drops = self._resampled_drops(metrics, score, self._reference if other is None else other, resamples)
         low, high = np.nanpercentile(drops, [2.5, 97.5], axis=0)
         return {metric: (float(a), float(b)) for metric, a, b in zip(metrics, low, high, strict=True)}

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri
 
-from rexit.audit.betting import exceeds
-from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.evaluation import Evaluation, Outcome
 from rexit.calibration.goal import Goal, top_k_rules
 from rexit.calibration.maps import PlattMap
 from rexit.calibration.search import Search, Space, StoppingRule
+from rexit.format.bundle import ExitPolicy, Policy
+from rexit.upkeep.audit.betting import exceeds
 
 BUDGETS: tuple[float, ...] = (
     *(0.0003, 0.001, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import Split as Interactions
 from rexit.calibration.decision import Interval
 from rexit.calibration.evaluation import at_exit
+from rexit.data.ranking import bootstrap
+from rexit.data.slates_file import RequestLog, SlatesFile
 from rexit.errors import InputError
-from rexit.prompts.slates_file import RequestLog, SlatesFile
-from rexit.ranking import bootstrap
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import Split as Interactions
 
 BINS = 10
 

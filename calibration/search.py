@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import ExitPolicy, Policy, TopK
 from rexit.calibration.evaluation import Evaluation, Outcome
+from rexit.format.bundle.policy import ExitPolicy, Policy, TopK
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)
@@ -41,7 +41,7 @@ class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
-    keep (0: all), quorum and top_k are the rules for whole slates, see `rexit.bundle.Policy`.
+    keep (0: all), quorum and top_k are the rules for whole slates, see `rexit.format.bundle.Policy`.
     """
 
     patience: int

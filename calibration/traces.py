@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rexit import roles
-from rexit.bundle import write_file
+from rexit.data.ranking import probabilities
+from rexit.data.slates import AnySlate, spread
 from rexit.errors import BundleError, InputError
-from rexit.ids import Id
-from rexit.measure import CostProfile
+from rexit.format import roles
+from rexit.format.bundle import write_file
+from rexit.format.ids import Id
 from rexit.progress import Progress, silent
-from rexit.ranking import probabilities
-from rexit.slates import AnySlate, spread
+from rexit.upkeep.measure import CostProfile
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -48,6 +48,7 @@ class Traces:
         offsets: where each slate begins, and n: int64 [S + 1].
         ids: the users' ids, by number.
         known: whether each pair has a label, bool [n]; None: all have. An unknown label is False in `liked`.
+        exact: the float32 model's raw log-odds, float32 [n, E], which losses are counted against; None: there is no reference.
     """
 
     log_odds: NDArray[np.float32]
@@ -56,6 +57,7 @@ class Traces:
     offsets: NDArray[np.int64]
     ids: tuple[Id, ...]
     known: NDArray[np.bool_] | None = None
+    exact: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.liked)
@@ -86,7 +88,8 @@ class Traces:
         pairs = np.repeat(mask, sizes)
         numbers, users = np.unique(self.users[pairs], return_inverse=True)
         parts: dict[str, Any] = {
-            name: None if (value := getattr(self, name)) is None else value[pairs] for name in ("log_odds", "liked", "known")
+            name: None if (value := getattr(self, name)) is None else value[pairs]
+            for name in ("log_odds", "liked", "known", "exact")
         }
         return replace(
             self,
@@ -111,7 +114,7 @@ def request_quantiles(session: Session, slates: Sequence[AnySlate]) -> dict[str,
 
 
 def split_users(traces: Traces) -> tuple[Traces, Traces]:
-    """Returns the traces of the users who choose a policy, and those of the users who certify it, see `rexit.roles`.
+    """Returns the traces of the users who choose a policy, and those of the users who certify it, see `rexit.format.roles`.
 
     The first choosing users choose, by place, as many as have MAX_SEARCH_PAIRS pairs. More would make the search slow and the
     choice no better. Those beyond neither choose nor certify: they may have chosen the heads.
@@ -159,13 +162,16 @@ def collect(
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def join(slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
+def join(
+    slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces", exact: NDArray[np.float32] | None = None
+) -> Traces:
     """Returns slates and their log-odds as traces.
 
     Args:
         slates: S of them, with their labels.
         log_odds: raw, float32 [n, E], in the order of the slates.
         name: the split's, for messages.
+        exact: as in `Traces`.
 
     Raises:
         InputError: if all labels are the same, so that nothing can be ranked.
@@ -179,7 +185,7 @@ def join(slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = 
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
     sizes = [len(slate.items) for slate in slates]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), known)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), known, exact)
 
 
 TRACES_FILE = "traces.safetensors"
@@ -216,8 +222,7 @@ class Recording:
             "candidate_tokens": self.candidate_tokens,
             "requests": dict(self.requests),
         }
-        tensors, text = {f"{name}.log_odds": z for name, z in self.log_odds.items()}, json.dumps(about)
-        write_file(path, save(tensors, {"rexit": text, "sha256": _sha256(text, tensors)}))
+        write_sealed(path, json.dumps(about), {f"{name}.log_odds": z for name, z in self.log_odds.items()})
 
     @classmethod
     def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
@@ -234,7 +239,7 @@ class Recording:
         """
         if not path.is_file():
             raise BundleError(f"{path}: no such file: run `rexit calibrate` without --from-traces first")
-        text, tensors = _whole(path)
+        text, tensors = read_sealed(path)
         try:
             about = json.loads(text)
             log_odds = {name: tensors[f"{name}.log_odds"] for name in pairs}
@@ -259,17 +264,22 @@ class Recording:
 def recorded_test_slates(path: Path) -> int:
     """Returns the limit that a recording's test slates were cut by; 0 of what is none: `Recording.read` says why."""
     with contextlib.suppress(BundleError, KeyError, TypeError, ValueError, RecursionError):
-        return int(json.loads(_whole(path)[0])["made_of"]["test_slates"])
+        return int(json.loads(read_sealed(path)[0])["made_of"]["test_slates"])
     return 0
 
 
 def check_recording(path: Path) -> None:
     """Raises BundleError if the recording has changed since it was written."""
-    _whole(path)
+    read_sealed(path)
 
 
-def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
-    """The file's metadata as JSON text, and its tensors. Raises BundleError, also if a byte has changed."""
+def write_sealed(path: Path, text: str, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Writes tensors and a text with their digest, atomically. Raises InputError if the file cannot be written."""
+    write_file(path, save(dict(tensors), {"rexit": text, "sha256": _sha256(text, tensors)}))
+
+
+def read_sealed(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Returns the file's metadata as JSON text, and its tensors. Raises BundleError, also if a byte has changed."""
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata()

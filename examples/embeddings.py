@@ -25,7 +25,7 @@ from torch_geometric.nn import LightGCN
 from rexit.errors import InputError, script
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times
 from rexit.exporter.options import Columns, IndexOptions
-from rexit.times import Timeline
+from rexit.format.times import Timeline
 
 Rows = NDArray[np.int64]
 Tables = tuple[NDArray[np.float32], NDArray[np.float32]]

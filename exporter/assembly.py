@@ -14,14 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import bundle
-from rexit.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant, Vectors
-from rexit.bundle.catalog import ZERO
-from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.bundle.manifest import TOKENIZER, WORD_PIECES
-from rexit.bundle.variant import Limits
-from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.bundle.writer import link_or_copy
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import TextEncoder, read_tokenizer
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.checkpoints.rerankers import pair_tokenizer
@@ -32,8 +26,14 @@ from rexit.exporter.graph.targets import Target
 from rexit.exporter.graph.trace import derive_segment, export_segment
 from rexit.exporter.prompt.word_pieces import write_word_pieces
 from rexit.exporter.source import Source
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import TextEncoder, read_tokenizer
+from rexit.format import bundle
+from rexit.format.bundle import FileEntry, Golden, Manifest, Model, RerankerPrompt, TokenRequests, Variant, Vectors
+from rexit.format.bundle.catalog import ZERO
+from rexit.format.bundle.golden import FILE as GOLDEN_FILE
+from rexit.format.bundle.manifest import TOKENIZER, WORD_PIECES
+from rexit.format.bundle.variant import Limits
+from rexit.format.bundle.vectors import FILE as VECTORS_FILE
+from rexit.format.bundle.writer import link_or_copy
 
 
 @dataclass(frozen=True)

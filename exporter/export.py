@@ -26,10 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rexit.bundle import Catalog, Manifest, Model, Vectors, new_folder, sole_writer
-from rexit.bundle.catalog import ZERO
-from rexit.bundle.golden import GoldenSlate
-from rexit.bundle.vectors import FILE as VECTORS_FILE
+from rexit.data.slates import TokenSlate, cut, draw
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError, ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_tokenizer, model_of, token_requests, write_manifest
@@ -47,9 +45,11 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, zero_of
 from rexit.exporter.zero import Graph, fitted_zero, stage_numbers
+from rexit.format.bundle import Catalog, Manifest, Model, Vectors, new_folder, sole_writer
+from rexit.format.bundle.catalog import ZERO
+from rexit.format.bundle.golden import GoldenSlate
+from rexit.format.bundle.vectors import FILE as VECTORS_FILE
 from rexit.progress import DETAIL, Clock, Progress, silent, tracked
-from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import TokenSlate, cut, draw
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ExportReport:
         written, by name.
     gone: by replaced variant, its files and folders that went with it, such as its policy. slates, pairs: run for parity.
     bytes: size of the bundle, including older variants. seconds: duration of each stage.
-    doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
+    doubt: if a gate applied, why the model's ranking may be useless (`rexit.data.ranking.doubt`).
     """
 
     bundle: str

@@ -24,10 +24,6 @@ import numpy as np
 import polars as pl
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, to_json
-from rexit.bundle.vectors import VectorIds
-from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import catalog_files
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
@@ -45,8 +41,12 @@ from rexit.exporter.retriever.external import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.neighbours import Lists, nonzero_rows, similar_users
 from rexit.exporter.source_data import Data, check_columns, read_data
 from rexit.exporter.zero import Graph, write_zero
+from rexit.format.bundle.catalog import SPLITS, VECTOR, ZERO, Catalog
+from rexit.format.bundle.files import SCHEMA, FileEntry, to_json
+from rexit.format.bundle.vectors import VectorIds
+from rexit.format.bundle.writer import new_folder
+from rexit.format.roles import RULE
 from rexit.progress import Progress, silent
-from rexit.roles import RULE
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever
@@ -173,24 +173,13 @@ def _built(
         raise InputError(f"{options.zero}: {template.path} has no exit zero to read it")
     check_columns(options, template, files.interactions, files.items, files.users)
     catalog, info = _with_tables(folder, files, Language.load(tokenizer, template), options, progress)
-    if numbers := catalog.numbers:
+    if catalog.numbers:
         read, info["zero"] = write_zero(folder, catalog, options.zero, progress, choose=template.zero is None)
         info["prompt"]["numbers"] = read
         if not read:
             del info["prompt"]["numbers"]
-        if read != numbers:
-            _drop_vectors(folder, catalog)
     seal(folder, info)
     return info
-
-
-def _drop_vectors(folder: Path, catalog: Catalog) -> None:
-    """Writes the items' table again, without the columns of vectors that exit zero does not read."""
-    kept = {VECTOR + name for name in catalog.vector_columns}
-    items = catalog.item_table
-    if any(name.startswith(VECTOR) and name not in kept for name in items):
-        tensors = {name: rows for name, rows in items.items() if not name.startswith(VECTOR) or name in kept}
-        catalog_files.write_tensors(folder / "items.safetensors", tensors)
 
 
 def _with_tables(
@@ -396,7 +385,8 @@ def _extended(
         what: pieces.fields(what, part.texts, part.text_rows, part.old_rows, len(part.ids)) for what, part in entities.items()
     }
     items = entities["item"]
-    read = {name: old.item_table[VECTOR + name] for name in old.vector_columns}
+    # Also those that exit zero left out: they place new items.
+    read = {name.removeprefix(VECTOR): rows for name, rows in old.item_table.items() if name.startswith(VECTOR)}
     vectors = extended_vectors({**old.encoded, **read}, items.texts, items.text_rows, items.old_rows, len(items.ids))
     data = merge(old, frame, entities, options, files.interactions)
     progress("tables", 1, 1)
@@ -412,7 +402,8 @@ def _extended(
     ids = {what: part.ids for what, part in entities.items()}
     own = {name: vectors[name] for name in read}
     neighbours = int(old.user_table["similar"].shape[1])
-    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours)
+    own_rows = old.info["embedding"].get("users") == "given"
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), own, space, lists, neighbours, own_rows)
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
     if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
         raise InputError(f"{old.path}: {vector_ids.too_many}")

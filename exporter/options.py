@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rexit.candidates import Candidates
 from rexit.errors import InputError
+from rexit.format.candidates import Candidates
 
 EXACT = 1e-4
 """Default tolerance: how far the log-odds of float32 graphs may be from PyTorch's."""
@@ -205,7 +205,7 @@ class LightGCNOptions:
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
-        from rexit.bundle.vectors import MAX_WIDTH  # with NumPy, which the command line does without
+        from rexit.format.bundle.vectors import MAX_WIDTH  # with NumPy, which the command line does without
 
         for name in ("dim", "layers", "patience", "negatives"):
             _check_positive(name, getattr(self, name))

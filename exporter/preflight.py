@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
-from rexit.bundle.manifest import TOKENIZER
-from rexit.bundle.vectors import USER
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
@@ -22,7 +20,9 @@ from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.prompt.program import Fields, Lengths, Op, longest, placeholder
-from rexit.prompts.slates_file import SlatesFile
+from rexit.format.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
+from rexit.format.bundle.manifest import TOKENIZER
+from rexit.format.bundle.vectors import USER
 
 
 def longest_part(catalog: Catalog, part: str) -> tuple[str, str]:

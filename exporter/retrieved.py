@@ -1,4 +1,4 @@
-"""Retrieved candidates: the slates that a service's look-up would hand on (`rexit.candidates`).
+"""Retrieved candidates: the slates that a service's look-up would hand on (`rexit.format.candidates`).
 
 1. A user has a slate as of the first moment of each part: validation, test, and the parts of the training that snapshots have
    (`rexit.exporter.retriever.snapshots`).
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rexit.bundle.catalog import CANDIDATE, SPLITS, Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import WEIGHT
 from rexit.exporter.prompt.builder import PromptBuilder, Rows, RowSlate
 from rexit.exporter.retriever.snapshots import parts
+from rexit.format.bundle.catalog import CANDIDATE, SPLITS, Catalog
 from rexit.progress import Progress, silent
 
 _SLATE = ("user", "split", "part")

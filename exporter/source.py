@@ -1,5 +1,5 @@
 """Where an export's prompts and labels come from: a catalog, whose prompts are assembled, or a file of slates, which has them.
-Both have labelled slates in three splits (`rexit.slates.cut`), and a ranking is judged by their labels."""
+Both have labelled slates in three splits (`rexit.data.slates.cut`), and a ranking is judged by their labels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.baselines import Scores, baselines
-from rexit.bundle import Catalog, Id
+from rexit.data.baselines import Scores, baselines
+from rexit.data.ranking import doubt, noun_of
+from rexit.data.slates import AnySlate, Slate, TokenSlate
+from rexit.data.slates_file import SlatesFile
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.zero import zero_log_odds
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import doubt, noun_of
-from rexit.slates import AnySlate, Slate, TokenSlate
+from rexit.format.bundle import Catalog, Id
 
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.baselines`. noun: whom
-    the slates are of, for sentences."""
+    """The pairs of some slates. users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.data.baselines`. noun:
+    whom the slates are of, for sentences."""
 
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]
@@ -48,7 +48,7 @@ class LabelledPairs:
         return int(self.users.max(initial=-1)) + 1
 
     def doubt(self, score: NDArray[np.float32]) -> str | None:
-        """Returns why a ranking may be worth nothing (`rexit.ranking.doubt`); None without a reason. score: float32 [n]."""
+        """Returns why a ranking may be worth nothing (`rexit.data.ranking.doubt`); None without a reason. score: float32 [n]."""
         return doubt(np.ascontiguousarray(score), self.baselines, self.users, self.liked, self.noun)
 
 

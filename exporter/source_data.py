@@ -12,8 +12,6 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rexit.bundle.catalog import SPLITS
-from rexit.bundle.inputs import Input
 from rexit.errors import InputError
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.catalog_files import by_range
@@ -31,7 +29,9 @@ from rexit.exporter.catalog.source_tables import Needs, column_option, read_enti
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
-from rexit.times import Timeline
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.bundle.inputs import Input
+from rexit.format.times import Timeline
 
 
 def check_columns(options: IndexOptions, template: Template, interactions: Path, items: Path | None, users: Path | None) -> None:

@@ -41,15 +41,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from rexit import roles
-from rexit.bundle.catalog import ZERO, Catalog
-from rexit.bundle.golden import GoldenSlate
+from rexit.data.ranking import ByUser
+from rexit.data.slates import Slate, TokenSlate, runs, spread
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError
 from rexit.exporter.prompt.builder import Numbers, PromptBuilder, Rows, RowSlate
+from rexit.format import roles
+from rexit.format.bundle.catalog import ZERO, Catalog
+from rexit.format.bundle.golden import GoldenSlate
 from rexit.progress import Progress, silent, tracked
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import ByUser
-from rexit.slates import Slate, TokenSlate, runs, spread
 
 _OPSETS = (("", 18), ("ai.onnx.ml", 3))
 _IR_VERSION = 9

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit._native import Stats
-from rexit.ids import Id
+from rexit.format.ids import Id
 
 
 class Score(NamedTuple):

@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import _native
-from rexit.bundle import Id, Manifest, TopK
-from rexit.bundle.files import parse_json, short
-from rexit.bundle.inputs import Inputs
-from rexit.bundle.manifest import MANIFEST, TOKENIZER
+from rexit.data.texts import InputTokenizer, NoTextsError
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
-from rexit.prompts.texts import InputTokenizer
-from rexit.request import Request
+from rexit.format.bundle import Id, Manifest, TopK
+from rexit.format.bundle.files import parse_json, short
+from rexit.format.bundle.inputs import Inputs
+from rexit.format.bundle.manifest import MANIFEST, TOKENIZER
+from rexit.format.request import Request
 from rexit.runtime._library import onnxruntime_library
 from rexit.runtime._scores import Scores
 
 if TYPE_CHECKING:
-    from rexit.request import Ids
+    from rexit.format.request import Ids
 
 _MAX_INT = (1 << 31) - 1
 _MAX_MICROSECONDS = 10**15  # 31 years: sums do not overflow
@@ -46,7 +46,7 @@ class StopRule:
         upper: Thresholds on c, one per exit; inf: never.
         lower: Thresholds on -c, one per exit; inf: never.
         patience: How many heads in a row must agree on the sign of c before a candidate stops.
-        quorum: The last so many candidates of a slate stop together; 0: no such rule. As in `rexit.bundle.Policy`.
+        quorum: The last so many candidates of a slate stop together; 0: no such rule. As in `rexit.format.bundle.Policy`.
         top_k: The top-k rule; None: no such rule.
         keep: How many candidates of a slate go on at most, one per exit; 0: no limit. Empty: no limits.
     """
@@ -257,8 +257,8 @@ class Session:
         force_exit: int | None = None,
         policy: StopRule | None = None,
     ) -> _native.JsonAnswer:
-        """Scores a request in JSON, whose fields `rexit.request.Request` describes. The library writes the answer; other Python
-        threads run meanwhile.
+        """Scores a request in JSON, whose fields `rexit.format.request.Request` describes. The library writes the answer; other
+        Python threads run meanwhile.
 
         Args:
             body: The request, UTF-8.
@@ -300,7 +300,7 @@ class Session:
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
-        Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
+        Ids from the tokenizer's vocabulary size on are vectors (`rexit.format.bundle.VectorIds`). Arguments: see `score`.
         """
         prompt = self._open.prompt(self._document(request_or_user, items, fields))
         prefix, *candidates = np.split(prompt.tokens, prompt.ends[:-1])
@@ -450,9 +450,9 @@ class _Texts:
         return cls(spaced, InputTokenizer(session.read_file(TOKENIZER)) if has_tokenizer else None)
 
     def warm_up(self) -> None:
-        """Parses the tokenizer. A problem with it is left to the first text: token ids need none."""
+        """Parses the tokenizer. Raises InputError for a damaged one; that the package is missing is left to the first text."""
         if self._tokenizer is not None:
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(NoTextsError):
                 self._tokenizer.parse()
 
     def tokenized(self, document: bytes) -> bytes:

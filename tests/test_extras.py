@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rexit import __version__
-from rexit.cli.common import extras
+from rexit.doors.cli.common import extras
 from running.missing_packages import run_without
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -55,7 +55,7 @@ def test_a_module_of_no_extra_is_no_missing_extra() -> None:
     assert extras.missing(ModuleNotFoundError("No module named 'rexit.nothing'", name="rexit.nothing")) is None
 
 
-@pytest.mark.parametrize("command", [["-m", "rexit"], ["-c", "from rexit.cli import main; main()"]])
+@pytest.mark.parametrize("command", [["-m", "rexit"], ["-c", "from rexit.doors.cli import main; main()"]])
 def test_version(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"rexit {__version__}\n"

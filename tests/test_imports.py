@@ -30,11 +30,11 @@ def loaded(code: str) -> set[str]:
 
 
 def test_command_line_loads_nothing_heavy() -> None:
-    assert not loaded("import rexit.cli") & {*LATE, "numpy"}
+    assert not loaded("import rexit.doors.cli") & {*LATE, "numpy"}
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.bundle", "rexit.exporter.engine.compile"])
+@pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.format.bundle", "rexit.exporter.engine.compile"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
 
@@ -75,16 +75,19 @@ def test_the_base_install_ranks_without_a_service(place: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "never"),
     [
-        ("exporter", "cli|calibration|runtime"),
-        ("calibration", "cli|exporter"),
-        ("runtime", "cli|calibration|exporter|batch|serve"),
-        ("bundle", "cli|calibration|checks|exporter|runtime|refresh|batch|serve"),
-        ("checks", "cli|exporter|refresh|batch|serve"),
-        ("refresh", "cli|batch|serve"),
-        ("batch", "cli|calibration|checks|exporter|refresh|serve"),
-        ("pool", "cli|calibration|checks|exporter|refresh|batch|rankers|serve"),
-        ("rankers", "cli|calibration|checks|exporter|refresh|batch|serve"),
-        ("serve", "cli|calibration|checks|exporter|refresh|batch|rankers"),
+        ("exporter", "doors|calibration|runtime|upkeep.(checks|refresh)"),
+        ("calibration", "doors|exporter|upkeep.(checks|refresh)"),
+        ("runtime", "doors|calibration|data.(baselines|ranking|slates|slates_file)|exporter|upkeep"),
+        ("format", "doors|calibration|data|exporter|runtime|upkeep"),
+        ("data", "doors|calibration|exporter|upkeep"),
+        ("upkeep/audit", "doors|calibration|exporter"),
+        ("upkeep/checks", "doors|exporter"),
+        ("upkeep/measure", "doors|calibration|exporter"),
+        ("upkeep/refresh", "doors"),
+        ("doors/batch", "doors|calibration|exporter|upkeep"),
+        ("doors/pool", "doors.(batch|cli|rankers|serve)|calibration|exporter|upkeep.(checks|refresh)"),
+        ("doors/rankers", "doors.(batch|cli|serve)|calibration|exporter|upkeep"),
+        ("doors/serve", "doors.(batch|cli|rankers)|calibration|exporter|upkeep"),
     ],
 )
 def test_imports_go_one_way(folder: str, never: str) -> None:

@@ -14,11 +14,11 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog
 from builders.data.indexed_catalog import byte_tokenizer, write_indexed_catalog
 from rexit import runtime
-from rexit.bundle import Catalog
-from rexit.bundle.inputs import MAX_DIGITS, Input
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.inputs import MAX_DIGITS, Input
 
 
 def numbers() -> list[float]:

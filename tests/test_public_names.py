@@ -12,7 +12,7 @@ import pytest
 
 import rexit
 
-LIBRARY = ("rexit", "rexit.bundle", "rexit.calibration", "rexit.exporter", "rexit.runtime")
+LIBRARY = ("rexit", "rexit.format.bundle", "rexit.calibration", "rexit.exporter", "rexit.runtime")
 INSIDE = {found.name for found in pkgutil.walk_packages(rexit.__path__, "rexit.") if found.ispkg}
 PACKAGES = sorted({*LIBRARY, *(name for name in INSIDE if hasattr(import_module(name), "__all__"))})
 

@@ -14,10 +14,10 @@ from builders.bundles.zero import COSINES, MISSING, NUMBERS, column_graph, with_
 from builders.bundles.zero import with_vectors as with_item_vectors
 from oracles.assembler import Assembler, Space
 from rexit import runtime
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.retriever.neighbours import Lists, similar_users
+from rexit.format.bundle import Catalog
 
 
 def nothing_known_of_some() -> CatalogContents:

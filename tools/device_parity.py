@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import rexit
-from rexit.bundle import Bundle, GoldenSlate
-from rexit.request import Request
+from rexit.format.bundle import Bundle, GoldenSlate
+from rexit.format.request import Request
 
 
 def memory_of(session: Any) -> dict[str, int]:

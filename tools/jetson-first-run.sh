@@ -29,7 +29,7 @@ done
 [ ! -e "$out" ] || { echo "jetson-first-run: $out: already exists; choose another --out" >&2; exit 2; }
 mkdir -p "$out/logs" || exit 2
 out=$(cd "$out" && pwd)
-rexit=("$python" -c 'from rexit.cli import main; main()')
+rexit=("$python" -c 'from rexit.doors.cli import main; main()')
 device=() ; [ $cpu -eq 0 ] || device=(--device cpu)
 failed=0
 printf 'step\toutcome\tseconds\n' >"$out/steps.tsv"

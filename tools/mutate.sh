@@ -1,6 +1,6 @@
 #!/bin/sh
 # mutate.sh PYTHON FOLDER [MODULE]: changes the operators, comparisons and numbers of a Python module, one at a time, with cosmic-ray,
-# runs its tests after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/times.py;
+# runs its tests after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/format/times.py;
 # without it, another module every day. FOLDER has cosmic-ray. The module has to be committed: it is changed in place.
 # SAMPLE=12: so many of the changes, drawn with a fixed seed.
 set -e
@@ -21,7 +21,7 @@ tests_of() {
     if [ -n "$files" ]; then break; fi
   done
   case $place in
-    tests/cli/*) place=tests/cli ;;
+    tests/doors/cli/*) place=tests/doors/cli ;;
     tests/) place= ;;
   esac
   if [ -n "$files" ] || [ -d "$place" ]; then echo "${files:-$place}"; fi

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog, Split
+from rexit.format.bundle import Catalog, Split
 
 COUNTS = ("user count", "user likes", "user rate", "item count", "item likes", "item rate")
 LISTS = ("similar likes", "similar dislikes", "nearest likes", "nearest dislikes", "nearest verdict", "nearest 3 verdicts")
@@ -65,7 +65,7 @@ class Pairs:
 
 
 def cut(rows: Split, size: int) -> Pairs:
-    """Returns the rows in the slates that rexit.slates.cut makes of them."""
+    """Returns the rows in the slates that rexit.data.slates.cut makes of them."""
     begins = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
     place = np.arange(len(rows)) - np.repeat(begins, np.diff(np.r_[begins, len(rows)]))
     slate = np.cumsum(place % size == 0) - 1

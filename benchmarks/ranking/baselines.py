@@ -19,7 +19,8 @@
 | boosting, the prompt's numbers | on the counts and rates of the catalog's own prompts (prompt_numbers.py), if they have any |
 
 Rules
-1. Test pairs are scored in slates of 20 (--slate; rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
+1. Test pairs are scored in slates of 20 (--slate; rexit.data.slates.cut), as of the slate's first. Boosting is fitted on slates
+   of 8.
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user_id`, `item_id` and `probability`, one row each, in any order, and is ranked by
    them. Its log loss is that of the catalog's labels: calibrate with --negative-rate 1 where negatives were sampled.
@@ -50,13 +51,13 @@ from prompt_numbers import number_ops, prompt_numbers
 from rich.console import Console
 from rich.table import Table
 
-from rexit import slates
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
 from rexit.calibration.maps import fit
+from rexit.data import slates
+from rexit.data.slates import SIZE
 from rexit.errors import script
 from rexit.exporter.zero import zero_log_odds
-from rexit.slates import SIZE
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS
 
 BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "exit zero", "boosting")
 """Names for --only; boosting is all three."""

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle
 from rexit.calibration import certify, maps
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.policies import explored, find_candidates
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, join, split_users
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import script
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
+from rexit.format.bundle import Bundle
 
 METRIC, CERTIFYINGS = parse("ndcg@10"), 200
 

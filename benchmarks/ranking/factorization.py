@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from rexit.bundle import Split
+from rexit.format.bundle import Split
 
 CONSTANTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 PENALTIES = (2.0, 3.0, 4.0, 6.0)

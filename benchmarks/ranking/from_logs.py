@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import runtime
-from rexit.bundle import Bundle
+from rexit.data.ranking import ByUser, mean_by_user
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import script
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
-from rexit.ranking import ByUser, mean_by_user
+from rexit.format.bundle import Bundle
 
 WAYS, PLACES, MODEL = ("answers", "labels", "both"), 10, "the model"
 

@@ -26,16 +26,16 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from rexit.bundle import Bundle, Catalog
 from rexit.calibration import maps, metrics
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import CalibrationOptions, Goal
 from rexit.calibration.policies import explored, policy_of
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, join, split_users
+from rexit.data.slates import AnySlate, cut, spread_users
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import script
-from rexit.measure import depth_name
-from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import AnySlate, cut, spread
+from rexit.format.bundle import Bundle, Catalog
+from rexit.upkeep.measure import depth_name
 
 DROPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02)
 METRIC = "ndcg@10"
@@ -62,7 +62,7 @@ class Seed:
 
 def recorded(source: Catalog | SlatesFile, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
     """Returns what the last `rexit calibrate` recorded of the bundle's variant, and the traces of each split."""
-    slates: dict[str, list[AnySlate]] = {name: spread(cut(source, name, slate), max_slates) for name in SPLITS}
+    slates: dict[str, list[AnySlate]] = {name: spread_users(cut(source, name, slate), max_slates) for name in SPLITS}
     made_of = {
         "variant_sha256": bundle.variant_sha256,
         "slates_sha256" if isinstance(source, SlatesFile) else "catalog_sha256": source.sha256,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
+from rexit.data.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
 
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 TOP = 10

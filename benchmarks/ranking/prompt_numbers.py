@@ -16,10 +16,10 @@ import numpy as np
 from as_of import Features
 from safetensors.numpy import save_file
 
-from rexit.bundle import Catalog
+from rexit.data.slates import cut
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.program import Op
-from rexit.slates import cut
+from rexit.format.bundle import Catalog
 
 
 def number_ops(catalog: Catalog) -> list[Op]:

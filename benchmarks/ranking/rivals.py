@@ -45,7 +45,6 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from rexit.bundle import Bundle, Catalog
 from rexit.calibration import certify, metrics
 from rexit.calibration.decision import decide
 from rexit.calibration.evaluation import Evaluation, Expectation
@@ -53,11 +52,12 @@ from rexit.calibration.goal import Goal
 from rexit.calibration.maps import apply
 from rexit.calibration.policies import in_order, margin, score_of
 from rexit.calibration.traces import TRACES_FILE, Recording, Traces, split_users
+from rexit.data.ranking import bootstrap, probabilities
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import script
-from rexit.measure import Costs
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
-from rexit.ranking import bootstrap, probabilities
+from rexit.format.bundle import Bundle, Catalog
+from rexit.upkeep.measure import Costs
 
 CUTS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
 SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

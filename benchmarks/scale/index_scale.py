@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_array
 
-from rexit.bundle import write_json
 from rexit.errors import script
+from rexit.format.bundle import write_json
 
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
 DIM = 64  # for --external
@@ -176,8 +176,8 @@ def index(folder: Path, epochs: int, threads: int, external: bool) -> dict[str, 
 def retrieval_ms(catalog: Path) -> list[float]:
     """The median milliseconds of retrieving RETRIEVED items for a user, as a request with `retrieve` does, in one thread; and of
     its processor."""
-    from rexit.bundle import Catalog
     from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
+    from rexit.format.bundle import Catalog
 
     opened = Catalog.open(catalog)
     builder, times = PromptBuilder(opened), []

@@ -31,7 +31,7 @@ from rounds import asked_in_turn
 from slate import WIDTH, show
 
 from rexit.errors import script
-from rexit.measure import machine
+from rexit.upkeep.measure import machine
 
 PAIRS, MAX_LENGTH = 100, 250
 

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle
 from rexit.errors import script
-from rexit.request import Request
+from rexit.format.bundle import Bundle
+from rexit.format.request import Request
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
 """Tokens of the prefix, candidates, and tokens of each."""

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 import rexit
-from rexit.bundle import Bundle, Catalog
-from rexit.slates import SIZE, cut
+from rexit.data.slates import SIZE, cut
+from rexit.format.bundle import Bundle, Catalog
 
 PRECISIONS = ("int8", "bf16")
 PROMPTS = ("text", "vectors")

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.errors import script
-from rexit.measure import machine
+from rexit.upkeep.measure import machine
 
 PEER, READY_S, WORDS = "st_openvino_static_int8", 120, 120
 FIGURES = ("answers/s", "p50 ms", "p99 ms")

@@ -32,9 +32,9 @@ from rich.table import Table
 from rounds import asked_in_turn
 from workload import CANDIDATE, SIX_EXITS, Lengths, catalog_of_fixed_lengths
 
-from rexit.bundle import Catalog
 from rexit.errors import script
-from rexit.measure import machine
+from rexit.format.bundle import Catalog
+from rexit.upkeep.measure import machine
 
 LENGTHS = Lengths(users=800, items=600, prefixes=(200, 400))
 WIDTH = 190

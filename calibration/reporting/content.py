@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle import Bundle
-from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration.decision import FULL_DEPTH, LAST_HEAD, Baseline, Decision, Interval, Row
+from rexit.calibration.decision import FLOAT32, FULL_DEPTH, LAST_HEAD, OWN_FULL_DEPTH, Baseline, Decision, Interval, Row
 from rexit.calibration.goal import CalibrationOptions
 from rexit.calibration.policies import MIN_SAVING
 from rexit.calibration.probabilities import Split, diagram, table_of
 from rexit.calibration.reporting import verdict
 from rexit.calibration.traces import Traces
-from rexit.measure import CostProfile, Costs, depth_name
-from rexit.ranking import noun_of
+from rexit.data.ranking import noun_of
+from rexit.format.bundle import Bundle
+from rexit.format.bundle.files import SCHEMA, json_values
+from rexit.upkeep.measure import CostProfile, Costs, depth_name
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Findings:
         decision: what was chosen.
         timings: None if no model ran.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
-        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
+        doubt: why the model's ranking may be worth nothing, see `rexit.data.ranking.doubt`.
         baselines: rankings of the test split to compare with.
         negative_rate: the share of the population's negatives in the labels.
         fitting: how many users fit.
@@ -153,6 +153,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
         "dearer": dearer,
+        "against": FLOAT32 if decision.has_reference else OWN_FULL_DEPTH,
+        "losses": {name: asdict(losses) for name, losses in decision.losses.items()},
         "layers_add": _layers_add(rows, depths, test.labelled),
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),

@@ -19,7 +19,7 @@ from rexit.calibration.maps import ALL, OWN
 from rexit.calibration.probabilities import title
 from rexit.calibration.reporting import plots
 from rexit.calibration.reporting.verdict import Verdict, signed
-from rexit.measure import depth_name, exit_name
+from rexit.upkeep.measure import depth_name, exit_name
 
 FILE = "report.html"
 

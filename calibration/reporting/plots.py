@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
-from rexit.measure import depth_name, exit_name
+from rexit.upkeep.measure import depth_name, exit_name
 
 UNIT = 72
 """Pixels to the inch, as in SVG: sizes below are in pixels."""

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.calibration import certify
-from rexit.calibration.decision import Decision, Interval
+from rexit.calibration.decision import FLOAT32, OWN_FULL_DEPTH, Decision, Interval
 from rexit.calibration.floor import Floor
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric, parse
-from rexit.measure import CostProfile, depth_name
+from rexit.upkeep.measure import CostProfile, depth_name
 
 USE_POLICY = "use the policy"
 EXPORT_SHALLOWER_MODEL = "export a shallower model"
@@ -48,10 +48,11 @@ class Verdict:
         comparison: how a dynamic policy compares with the best fixed depth that costs no more; None if there is no such depth.
         guarantee: in a sentence; None for full depth.
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
-        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+        doubt: why the model's ranking may be worth nothing, see `rexit.data.ranking.doubt`; None if there is no reason.
         layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
         also: how the policy ranks other candidates, in a sentence; None: nobody asked.
         floor: what the floor keeps and leaves out, or why there is none; likewise.
+        losses: what precision and stopping lost on test, in a sentence; None without a float32 reference.
     """
 
     action: str
@@ -64,6 +65,7 @@ class Verdict:
     layers: str | None = None
     also: str | None = None
     floor: str | None = None
+    losses: str | None = None
 
     @property
     def text(self) -> str:
@@ -74,7 +76,7 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """What the terminal and the page begin with, a paragraph each."""
-        return [line for line in (self.layers, self.text, self.guarantee, self.floor, self.also) if line is not None]
+        return [line for line in (self.layers, self.text, self.guarantee, self.losses, self.floor, self.also) if line is not None]
 
 
 def judge(
@@ -124,6 +126,7 @@ def judge(
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
     verdict = replace(verdict, guarantee=_guarantee(decision, noun), shortfall=_shortfall(decision, noun), doubt=doubt)
+    verdict = replace(verdict, losses=losses_by_part(decision, noun))
     if also is not None:
         verdict = replace(verdict, also=on_others(also))
     if decision.floor is not None:
@@ -371,13 +374,29 @@ def _guarantee(decision: Decision, noun: str) -> str | None:
     sentences = []
     if proven:
         tail = None if goal.tail is None else goal.tail.sentence()
-        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error, tail, noun))
+        against = f"the {FLOAT32}" if decision.has_reference else f"{OWN_FULL_DEPTH}, as the bundle has no float32 reference"
+        tested = {metric.name: decision.tested[metric.name] for metric in proven}
+        sentences.append(certify.guarantee(proven, tested, goal.error, tail, noun, against))
     if others:
         sentences.append(
             f"With {100 * goal.confidence:g} % confidence, {_and(others)} drops by at most {goal.max_drop:g}: by a bootstrap "
             f"over {decision.users['certifying']:,} {noun}, which is right for many, not for few."
         )
     return " ".join(sentences)
+
+
+def losses_by_part(decision: Decision, noun: str) -> str | None:
+    """Returns what precision and stopping lost on test, by the goal's first metric, in a sentence; None without a reference."""
+    if not decision.has_reference:
+        return None
+    metric = decision.goal.metrics[0]
+    parts, (whole, low, high) = decision.losses[metric.name], decision.losses[metric.name].whole
+    precision, stopping = (minus(f"{loss + 0.0:.4f}") for loss in (parts.precision, parts.stopping))
+    return (
+        f"Measured on {decision.users['test']:,} test {noun}, not promised: {precision} of {metric.title} lost by precision, "
+        f"{stopping} by stopping, {minus(f'{whole:.4f}')} ({minus(f'{low:.4f}')} to {minus(f'{high:.4f}')}) in all; float32 at "
+        f"full depth has {parts.float32:.4f}, the model alone as handed in {parts.model:.4f}."
+    )
 
 
 def _shortfall(decision: Decision, noun: str) -> str | None:

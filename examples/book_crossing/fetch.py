@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
+from rexit.format.bundle.writer import new_folder
 
 SOURCE = (
     "https://raw.githubusercontent.com/caserec/Datasets-for-Recommender-Systems/82b08c787a6b50d78129b9df842285b89bc05b85/"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from rexit.batch import score_table
+from rexit.doors.batch import score_table
 from rexit.errors import script
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.libraries import quiet
+from rexit.format.bundle.writer import new_folder
 
 SMOLLM2, MINILM = "smollm2", "minilm"
 FILES = {

@@ -12,11 +12,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, script
 from rexit.exporter.checkpoints.weights import decoder_model, located
 from rexit.exporter.libraries import log, quiet
 from rexit.exporter.model.decoder import Decoder
+from rexit.format.bundle.writer import new_folder
 
 
 def shorten(source: str, out: Path, layers: int) -> None:

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.libraries import log, quiet
 from rexit.exporter.model.decoder import Decoder
+from rexit.format.bundle.writer import new_folder
 
 WINDOW, DIMENSIONS = 10, 128
 """Films so many places apart are neighbours; numbers that say whose neighbour a film is."""

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.calibration import Verdict
+from rexit.data.slates import cut
 from rexit.errors import script
-from rexit.measure import depth_name
+from rexit.format.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.runtime import Session, onnxruntime_library
-from rexit.slates import cut
+from rexit.upkeep.measure import depth_name
 
 BASELINES = Path(__file__).parents[2] / "benchmarks" / "ranking" / "baselines.py"
 SLATE = 100

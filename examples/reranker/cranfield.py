@@ -29,8 +29,8 @@ from typing import Any
 
 import bm25
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
+from rexit.format.bundle.writer import new_folder
 
 DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
 SPLITS = {"train": 0.4, "validation": 0.7, "test": 1.0}

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle
 from rexit.calibration.traces import TRACES_FILE, Recording
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import InputError, script
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
+from rexit.format.bundle import Bundle
 
 PLACES, SAMPLES = 10, 2000
 

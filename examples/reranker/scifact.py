@@ -29,8 +29,8 @@ from typing import Any
 
 import bm25
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
+from rexit.format.bundle.writer import new_folder
 
 CORPUS = "corpus_train.csv"
 CLAIMS = {"train": "claims_train.csv", "test": "claims_validation.csv"}

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS, ZERO
-from rexit.bundle.writer import new_folder
-from rexit.candidates import Candidates
+from rexit.data.slates import Slate, cut, drawn, spread
 from rexit.errors import script
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import Graph
-from rexit.ids import Id
-from rexit.request import Request
-from rexit.slates import Slate, cut, drawn, spread
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS, ZERO
+from rexit.format.bundle.writer import new_folder
+from rexit.format.candidates import Candidates
+from rexit.format.ids import Id
+from rexit.format.request import Request
 
 TITLES, TITLE_WORDS, ABOUT_WORDS = 6, 12, 56
 LEAST_BOUGHT = 2

@@ -23,8 +23,8 @@ from typing import Any
 
 import polars as pl
 
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
+from rexit.format.bundle.writer import new_folder
 
 TEXT_WORDS = 40
 """Of what is about a product, in the text that an encoder embeds: the first words say most."""

@@ -31,15 +31,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from rexit import runtime
-from rexit.baselines import LIGHTGCN, baselines
-from rexit.bundle import Bundle, Catalog
-from rexit.candidates import Candidates
+from rexit.data.baselines import LIGHTGCN, baselines
+from rexit.data.ranking import ByUser, bootstrap
+from rexit.data.slates import Slate, spread
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import script
 from rexit.exporter.zero import zero_log_odds
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
-from rexit.ranking import ByUser, bootstrap
-from rexit.slates import Slate, spread
+from rexit.format.bundle import Bundle, Catalog
+from rexit.format.candidates import Candidates
 
 Scores = NDArray[np.floating[Any]]
 Rankings = dict[str, Scores]

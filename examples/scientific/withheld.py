@@ -19,12 +19,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import ZERO
+from rexit.data.ranking import ByUser, bootstrap
 from rexit.errors import script
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import Graph
-from rexit.ranking import ByUser, bootstrap
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import ZERO
 
 PRODUCTS, BUYERS, BESIDE, LATEST, LEAST_BOUGHT = 400, 1500, 49, 8, 3
 Scores = NDArray[np.floating[Any]]

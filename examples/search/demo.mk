@@ -20,17 +20,17 @@ $(FOUND)/data/slates.jsonl: $(SEARCH)/packages.py examples/reranker/bm25.py | $(
 	PYTHONPATH=examples/reranker $(BIN)/python $(SEARCH)/packages.py $(FOUND)/data
 
 $(FOUND)/checkpoint/exits.json: $(FOUND)/minilm/config.json $(FOUND)/data/slates.jsonl \
-    src/rexit/cli/make/train.py $$(call imports,exporter/training/fine_tuning.py)
+    src/rexit/doors/cli/make/train.py $$(call imports,exporter/training/fine_tuning.py)
 	$(BIN)/rexit train $(FOUND)/minilm --slates $(FOUND)/data/slates.jsonl --exits 2,3,4,6 --freeze-embeddings \
 	  --steps $(STEPS) --batch-tokens 2304 --out $(FOUND)/checkpoint
 
-$(FOUND)/bundle/manifest.json: $(FOUND)/checkpoint/exits.json src/rexit/cli/make/export.py $$(call imports,exporter/export.py)
+$(FOUND)/bundle/manifest.json: $(FOUND)/checkpoint/exits.json src/rexit/doors/cli/make/export.py $$(call imports,exporter/export.py)
 	rm -rf $(FOUND)/bundle
 	$(BIN)/rexit export $(FOUND)/checkpoint --slates $(FOUND)/data/slates.jsonl --exits 3,4,6 --precision fp32,int8 \
 	  --quality-slates 300 --with-tokenizer --out $(FOUND)/bundle
 
 $(SEARCH_POLICY): $(FOUND)/bundle/manifest.json $(BUILD)/.installed \
-    src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
+    src/rexit/doors/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
 	$(BIN)/rexit calibrate $(FOUND)/bundle --slates $(FOUND)/data/slates.jsonl --variant cpu-int8 --metric ndcg@10 --max-drop 0.01
 
 $(FOUND)/summary.json: $(SEARCH_POLICY) $$(call imports,$(SEARCH)/summary.py)

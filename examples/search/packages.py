@@ -30,9 +30,9 @@ from typing import Any
 
 import bm25
 
-from rexit.bundle import write_json
-from rexit.bundle.writer import new_folder
 from rexit.errors import script
+from rexit.format.bundle import write_json
+from rexit.format.bundle.writer import new_folder
 
 SPLITS = {"train": 8, "validation": 5, "test": 4}
 """Shares of the queries."""

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle, write_json
 from rexit.calibration import Verdict
 from rexit.errors import script
-from rexit.measure import depth_name
+from rexit.format.bundle import Bundle, write_json
+from rexit.upkeep.measure import depth_name
 
 METRIC = "ndcg@10"
 SHOWN = 5

@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import CANDIDATE, SCORE, SPLITS, Catalog
-from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
 from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.source_tables import read_entities, rows_of, unify_ids
 from rexit.exporter.options import Columns, IndexOptions
+from rexit.format.bundle.catalog import CANDIDATE, SCORE, SPLITS, Catalog
+from rexit.format.bundle.inputs import COLUMN as INPUT
 
 HELD_OUT = 10
 """One in this many of the users with new interactions is held out for validation, and one for test."""

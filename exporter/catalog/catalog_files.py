@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rexit.bundle.catalog import CANDIDATE, SCORE, SPLITS, TABLES, ZERO, Catalog
-from rexit.bundle.files import FileEntry, check_writable, replaced, write_json
-from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
+from rexit.format.bundle.catalog import CANDIDATE, SCORE, SPLITS, TABLES, ZERO, Catalog
+from rexit.format.bundle.files import FileEntry, check_writable, replaced, write_json
+from rexit.format.bundle.inputs import COLUMN as INPUT
 from rexit.progress import Progress, silent, tracked
 
 ROWS = 1 << 22

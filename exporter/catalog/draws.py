@@ -1,4 +1,4 @@
-"""Drawn candidates: the rows of slates with `uniform` or `popularity` (`rexit.candidates`).
+"""Drawn candidates: the rows of slates with `uniform` or `popularity` (`rexit.format.candidates`).
 
 1. Each like gets N items at its time, with its inputs and its split, not liked, with weight 1.
 2. They are distinct and unmet by the end of the user's part of that split. Items met later stay possible: otherwise a negative
@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS
-from rexit.candidates import Candidates, Met, draw_unmet, unmet_counts
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import WEIGHT
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.candidates import Candidates, Met, draw_unmet, unmet_counts
 
 
 def popularity(interactions: pl.DataFrame, items: int) -> NDArray[np.float64]:

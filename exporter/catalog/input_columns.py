@@ -20,10 +20,10 @@ from pathlib import Path
 import polars as pl
 from tokenizers import Tokenizer
 
-from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
+from rexit.data.texts import input_tokens
 from rexit.errors import InputError
 from rexit.exporter.catalog.source_tables import check_rows, texts_of
-from rexit.prompts.texts import input_tokens
+from rexit.format.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 

@@ -3,7 +3,7 @@
 Rules
 1. Ids are integers if every id of the kind, in all files, is written as a plain int64; else they are strings.
 2. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a time (unless the order is another).
-3. Times are as `rexit.times` reads them: whole numbers in all rows, or ISO 8601 text, dates or datetimes, by the first row.
+3. Times are as `rexit.format.times` reads them: whole numbers in all rows, or ISO 8601 text, dates or datetimes, by the first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rexit.bundle.catalog import SCORE, SPLITS
-from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
 from rexit.exporter.catalog.input_columns import InputRule
 from rexit.exporter.catalog.source_tables import (
@@ -28,7 +26,9 @@ from rexit.exporter.catalog.source_tables import (
     read_table,
 )
 from rexit.exporter.options import IndexOptions
-from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
+from rexit.format.bundle.catalog import SCORE, SPLITS
+from rexit.format.bundle.inputs import COLUMN as INPUT
+from rexit.format.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
 WEIGHT = "weight"

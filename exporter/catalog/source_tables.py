@@ -25,11 +25,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.files import FileEntry
-from rexit.bundle.vectors import MAX_WIDTH
-from rexit.delimited import is_tabbed, read_lines
+from rexit.data.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
 from rexit.exporter.catalog.catalog_files import blocks, write_tensors
+from rexit.format.bundle.files import FileEntry
+from rexit.format.bundle.vectors import MAX_WIDTH
 
 Needs = Mapping[str, str]
 """Columns that a file must have, each with what asks for it: `{"rating": "--column rating=NAME"}`."""

@@ -22,10 +22,10 @@ from typing import Any
 
 import polars as pl
 
-from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.exporter.catalog.catalog_files import by_range
 from rexit.exporter.options import IndexOptions
+from rexit.format.bundle.catalog import SPLITS
 
 TRAIN, VALIDATION, TEST = SPLITS
 DEFAULT = "user:0.8,0.9"

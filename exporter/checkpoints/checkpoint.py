@@ -29,9 +29,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rexit.bundle import RerankerPrompt
-from rexit.bundle.files import SCHEMA, digest, read_json, to_json, typed, write_json
-from rexit.bundle.manifest import labels_of
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, named_prompt, read_reranker
 from rexit.exporter.checkpoints.weights import decoder_model, encodes, files, layers, located
@@ -40,6 +37,9 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.prompt_vectors import Projectors, check_kinds, check_width
+from rexit.format.bundle import RerankerPrompt
+from rexit.format.bundle.files import SCHEMA, digest, read_json, to_json, typed, write_json
+from rexit.format.bundle.manifest import labels_of
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
 HEAD_KINDS = ("own", "shared")
@@ -54,7 +54,7 @@ class Checkpoint:
     labels: token ids of `no` and `yes`; a reranker that answers by one row has no `no`, or neither.
     catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
     reranker: the texts around a query and a document; None if unknown.
-    roles: the rule that said which users fit and choose (`rexit.roles`); None: nobody did.
+    roles: the rule that said which users fit and choose (`rexit.format.roles`); None: nobody did.
     """
 
     path: Path
@@ -209,7 +209,7 @@ def save_checkpoint(
         tokenizer: an object with `save_pretrained`; None: not saved.
         projectors: None if prompts have no vectors.
         reranker: the texts around a query and a document; None if unknown.
-        roles: the rule that said which users fit and choose, see `rexit.roles`; None: nobody did.
+        roles: the rule that said which users fit and choose, see `rexit.format.roles`; None: nobody did.
 
     Raises:
         InputError: the exits do not fit the model.
@@ -277,7 +277,7 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class ExitsFile(msgspec.Struct, frozen=True):
-    """`exits.json`. Its labels are read by `rexit.bundle.manifest`."""
+    """`exits.json`. Its labels are read by `rexit.format.bundle.manifest`."""
 
     exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
     head: str = "own"

@@ -33,8 +33,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from rexit.bundle.files import short, typed
-from rexit.bundle.manifest import PLACEHOLDER, TOKENIZER, Pair, RerankerPrompt
+from rexit.data.texts import TextEncoder, read_tokenizer
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.sentence_modules import (
     MODULES,
@@ -59,7 +58,8 @@ from rexit.exporter.libraries import first_line, quiet, read_config
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import ExitHeads
-from rexit.prompts.texts import TextEncoder, read_tokenizer
+from rexit.format.bundle.files import short, typed
+from rexit.format.bundle.manifest import PLACEHOLDER, TOKENIZER, Pair, RerankerPrompt
 
 NO_LIMIT = 1 << 62
 _EXAMPLE = {

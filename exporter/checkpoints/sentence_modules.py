@@ -34,9 +34,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rexit.bundle.files import Natural, Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.libraries import first_line, read_config, read_object
+from rexit.format.bundle.files import Natural, Positive, typed
 
 MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 _FIRST, SCORE, POOLING = "Transformer", "LogitScore", "Pooling"

@@ -34,8 +34,6 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from rexit.bundle import RerankerPrompt
-from rexit.bundle.files import Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.sentence_modules import module_files, sentence_scores
 from rexit.exporter.libraries import first_line, hub_folder, read_config, read_object
@@ -43,6 +41,8 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, is_encoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
+from rexit.format.bundle import RerankerPrompt
+from rexit.format.bundle.files import Positive, typed
 
 ARCHITECTURE = "LayerWiseMiniCPMForCausalLM"
 PROMPT = RerankerPrompt(

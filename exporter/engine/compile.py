@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit import slates
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Segment, new_folder, sole_writer
-from rexit.bundle.files import check_hashes
-from rexit.bundle.variant import BUILDERS, ENGINES, Builder, Gpu, engine_key
+from rexit.data import slates
 from rexit.errors import BackendError, BundleError, InputError
+from rexit.format.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Segment, new_folder, sole_writer
+from rexit.format.bundle.files import check_hashes
+from rexit.format.bundle.variant import BUILDERS, ENGINES, Builder, Gpu, engine_key
 from rexit.progress import Progress, silent
 
 SCRIPT = Path(__file__).with_name("engine_builder.py")

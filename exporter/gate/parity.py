@@ -21,16 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rexit.bundle import Catalog, Vectors
-from rexit.bundle.golden import GoldenSlate
-from rexit.bundle.inputs import Codes
+from rexit.data.slates import AnySlate, TokenSlate
 from rexit.errors import ParityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.prompt_vectors import PassVectors
 from rexit.exporter.prompt.builder import Prompt, Tokens
 from rexit.exporter.source import Source, prompt_maker
-from rexit.slates import AnySlate, TokenSlate
+from rexit.format.bundle import Catalog, Vectors
+from rexit.format.bundle.golden import GoldenSlate
+from rexit.format.bundle.inputs import Codes
 
 
 def golden_slates(

@@ -2,8 +2,8 @@
 golden log-odds and tolerance.
 
 Both chains, float32 and the variant's, run the same prompts in ONNX Runtime as whole slates behind their prefixes, by the kernels
-that the runtime has. The prompts are of the validation users who choose (`rexit.roles`): the gate chooses exits, so those who
-certify have no part in it.
+that the runtime has. The prompts are of the validation users who choose (`rexit.format.roles`): the gate chooses exits, so those
+who certify have no part in it.
 
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs with labels and its change, with the interval of
@@ -36,21 +36,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.losses import Loss, SlateLosses
-from rexit.baselines import doubt_without_labels
-from rexit.bundle.files import json_values
-from rexit.bundle.golden import GoldenSlate
+from rexit.data.baselines import doubt_without_labels
+from rexit.data.ranking import MIN_USERS, NDCG_AT, auc, auc_difference, mean_by_user
+from rexit.data.slates import cut, draw
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError, QualityError
 from rexit.exporter.gate import parity
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate, Target
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs, Source, prompt_maker
+from rexit.format.bundle.files import json_values
+from rexit.format.bundle.golden import GoldenSlate
+from rexit.format.roles import chooses
 from rexit.progress import Progress, silent, tracked
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import MIN_USERS, NDCG_AT, auc, auc_difference, mean_by_user
-from rexit.roles import chooses
-from rexit.slates import cut, draw
+from rexit.upkeep.audit.losses import Loss, SlateLosses
 
 LogOdds = NDArray[np.float32]
 """A chain's log-odds on `Prompts`: [pairs, E]."""

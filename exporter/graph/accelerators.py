@@ -56,7 +56,7 @@ into one product.
 they are inserted: shapes and types are inferred by the graph's opset.
 
 `allowed_operators` refuses operators that the oldest supported TensorRT, JetPack 6's 10.3, cannot parse. The table is the
-parser's own (`docs/operators.md` of onnx-tensorrt, release 10.1, the last before 10.3). The compiler in the tests is newer and
+parser's own (`operators.md` of onnx-tensorrt, release 10.1, the last before 10.3). The compiler in the tests is newer and
 supports more, so it would not notice.
 
 `heads_without_gemm` makes each Gemm of a head a MatMul, then a Sub of its negated bias.

@@ -20,15 +20,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from rexit import slates
-from rexit.bundle import Segment, Vectors
-from rexit.bundle.manifest import log_odds_of
+from rexit.data import slates
 from rexit.errors import BackendError, InputError
 from rexit.exporter.graph.accelerators import round_halves
 from rexit.exporter.graph.linear_layers import by_input, fold_linear_weights, linears
 from rexit.exporter.libraries import first_line
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, has_training_slates, prompt_maker
+from rexit.format.bundle import Segment, Vectors
+from rexit.format.bundle.manifest import log_odds_of
 from rexit.progress import Progress, silent, tracked
 
 Tokens = NDArray[np.int32]

@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from rexit import bundle
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators import VECTORS
 from rexit.exporter.graph.chain import Activations
@@ -19,6 +18,7 @@ from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.libraries import first_line, quiet
+from rexit.format import bundle
 
 # Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
 _TOKENS, _PREFIX, _ROWS, _VECTORS = 17, 11, 3, 5

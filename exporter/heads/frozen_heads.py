@@ -25,10 +25,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from rexit.baselines import Scores, baselines, doubt_without_labels
-from rexit.bundle import Catalog, new_folder, write_json
-from rexit.bundle.files import SCHEMA, json_values
-from rexit.bundle.manifest import TOKENIZER
+from rexit.data.baselines import Scores, baselines, doubt_without_labels
+from rexit.data.ranking import differ, doubt, noun_of
+from rexit.data.slates import SIZE, cut, spread_users
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
 from rexit.exporter.checkpoints.rerankers import read_reranker
@@ -51,9 +50,10 @@ from rexit.exporter.preflight import (
 )
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.source import Source, zero_of
+from rexit.format.bundle import Catalog, new_folder, write_json
+from rexit.format.bundle.files import SCHEMA, json_values
+from rexit.format.bundle.manifest import TOKENIZER
 from rexit.progress import Clock, Progress, silent
-from rexit.ranking import differ, doubt, noun_of
-from rexit.slates import SIZE, cut, spread
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
@@ -183,8 +183,8 @@ class HeadsReport:
     own: the same for the model's own last answer; None if it has none.
     prior_loss: loss of one probability for all candidates. candidates: their number in each split.
     rows, rows_bytes: path and size of the hidden rows, which may be deleted. seconds: duration of each stage.
-    baselines: a row of figures for each baseline of the same users (`rexit.baselines`).
-    doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+    baselines: a row of figures for each baseline of the same users (`rexit.data.baselines`).
+    doubt: why the last exit's ranking may be worth nothing, see `rexit.data.ranking.doubt`; None if there is no reason.
     """
 
     checkpoint: str
@@ -310,7 +310,7 @@ def _slates(
     train = Slates.of(source, "train", options.max_slates, 0, progress)
     validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
     progress("baselines", 0, 1)
-    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    held_out = spread_users(cut(source, "validation", SIZE), options.validation_slates)
     scores = baselines(source, held_out, zero=zero_of(source, held_out))
     progress("baselines", 1, 1)
     if _labelled(source):

@@ -23,17 +23,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rexit import roles
-from rexit.bundle import Id, write_json
-from rexit.bundle.files import SCHEMA, read_typed
-from rexit.bundle.manifest import log_odds_of
+from rexit.data.slates import SIZE
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows
 from rexit.exporter.source import Source
+from rexit.format import roles
+from rexit.format.bundle import Id, write_json
+from rexit.format.bundle.files import SCHEMA, read_typed
+from rexit.format.bundle.manifest import log_odds_of
 from rexit.progress import Progress, silent, tracked
-from rexit.slates import SIZE
 
 INFO, HIDDEN, ANSWER = "rows.json", "hidden.bin", "answer.bin"
 
@@ -136,7 +136,7 @@ class Slates:
     """Slates of one split, and the rows of their n candidates in the file of hidden rows.
 
     liked: bool [n]. users: int64 [n], numbered from 0 in order of appearance. chooses: bool [n], whether the user does, see
-    `rexit.roles`. first: the first of the candidates' consecutive rows.
+    `rexit.format.roles`. first: the first of the candidates' consecutive rows.
     """
 
     data: Rows

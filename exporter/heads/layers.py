@@ -13,8 +13,8 @@ A head is a logistic regression with a ridge:
 Without labels the model's own last answer is what a head learns: its probability of each candidate, and its order within each
 slate. No label is drawn. Figures are then losses against that answer: heads hold the model's ranking, not the truth.
 
-Training candidates fit the heads. The validation users who choose (`rexit.roles`: those who choose a policy in calibration, too)
-choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
+Training candidates fit the heads. The validation users who choose (`rexit.format.roles`: those who choose a policy in
+calibration, too) choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
 
 1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both (without labels, to the answer
    alone) are fitted with falling ridges, until the choosing users' loss has risen twice. The head with the lowest loss is the
@@ -48,12 +48,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rexit.audit.losses import Loss, SlateLosses
+from rexit.data.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bootstrap
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.checkpoint import check_exits
 from rexit.exporter.heads.hidden_rows import RowsFile, Slates
 from rexit.progress import Progress, silent, tracked
-from rexit.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bootstrap
+from rexit.upkeep.audit.losses import Loss, SlateLosses
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 MAX_STEPS = 60

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from rexit.bundle.manifest import ANSWERS, log_odds_of
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder, copy_tensors
 from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.packed import Call
 from rexit.exporter.model.prompt_vectors import PassVectors, Projectors
+from rexit.format.bundle.manifest import ANSWERS, log_odds_of
 
 
 class ExitHeads(nn.Module):

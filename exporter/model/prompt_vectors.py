@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rexit.bundle import Catalog, Vectors
-from rexit.bundle.vectors import GCN, MAX_VECTORS, MAX_WIDTH, USER, VectorIds
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder, copy_tensors
 from rexit.exporter.prompt.builder import Prompt
+from rexit.format.bundle import Catalog, Vectors
+from rexit.format.bundle.vectors import GCN, MAX_VECTORS, MAX_WIDTH, USER, VectorIds
 
 
 class OfEmbedding(nn.Module):

@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
+from rexit.data.slates import cut, draw, runs, spread
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.prompt_vectors import PassVectors, Projectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.source import Source, prompt_maker
-from rexit.ids import Id
-from rexit.slates import cut, draw, runs, spread
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.ids import Id
 
 POOL = 512
 """Rows sorted by length together: enough to match lengths, few enough to keep batches random."""

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import _native
-from rexit.bundle.catalog import Catalog
-from rexit.bundle.inputs import Codes, Value
 from rexit.exporter.retriever.neighbours import Lists
-from rexit.ids import Id
+from rexit.format.bundle.catalog import Catalog
+from rexit.format.bundle.inputs import Codes, Value
+from rexit.format.ids import Id
 
 Tokens = NDArray[np.int32]
 Numbers = NDArray[np.float32]
@@ -26,7 +26,7 @@ _BATCH = 256  # slates assembled at once
 
 @dataclass(frozen=True)
 class Prompt:
-    """A slate's token ids. Ids beyond the vocabulary stand for vectors (`rexit.bundle.vectors`).
+    """A slate's token ids. Ids beyond the vocabulary stand for vectors (`rexit.format.bundle.vectors`).
 
     prefix: int32 [P], shared. candidates: int32 [T] each.
     liked: int64, rows of the items that the user had liked, the source of the user's vector.

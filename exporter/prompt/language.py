@@ -15,10 +15,6 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import first_difference, number_name
-from rexit.bundle.inputs import Input
-from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
 from rexit.exporter.catalog.catalog_files import Tensors, offsets
 from rexit.exporter.catalog.input_columns import with_values
@@ -26,6 +22,10 @@ from rexit.exporter.catalog.source_tables import Encoded, column_of, holds_vecto
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import RESERVED, Template, written
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import first_difference, number_name
+from rexit.format.bundle.inputs import Input
+from rexit.format.bundle.manifest import ANSWERS
 from rexit.progress import Progress, silent
 
 

@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SCORE
-from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import Input
-from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
@@ -28,6 +24,10 @@ from rexit.exporter.prompt.template import (
     Template,
     written,
 )
+from rexit.format.bundle.catalog import SCORE
+from rexit.format.bundle.inputs import COLUMN as INPUT
+from rexit.format.bundle.inputs import Input
+from rexit.format.bundle.vectors import GCN, NOBODY, USER
 
 TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 

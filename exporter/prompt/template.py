@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle.catalog import SCORE
-from rexit.bundle.files import typed
-from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import KINDS, SPACED, Input
-from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
 from rexit.exporter.catalog.input_columns import InputRule
+from rexit.format.bundle.catalog import SCORE
+from rexit.format.bundle.files import typed
+from rexit.format.bundle.inputs import COLUMN as INPUT
+from rexit.format.bundle.inputs import KINDS, SPACED, Input
+from rexit.format.bundle.vectors import MAX_VECTORS
 
 ENTRIES = {
     "history.recent": "recent",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from rexit.bundle.manifest import WORD_PIECES, Pair
+from rexit.format.bundle.manifest import WORD_PIECES, Pair
 
 _INSIDE = "##"
 _MARK = "\ua000"

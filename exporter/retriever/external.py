@@ -26,9 +26,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
 from rexit.exporter.catalog.source_tables import id_values, match, read_table, unify_ids
+from rexit.format.bundle.vectors import MAX_WIDTH
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import Catalog
 from rexit.exporter.catalog.catalog_files import Tensors, offsets, slices
+from rexit.format.bundle.catalog import Catalog
 from rexit.progress import Progress, silent
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

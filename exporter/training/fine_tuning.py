@@ -33,10 +33,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 
 from rexit import interrupts
-from rexit.bundle import Catalog
-from rexit.bundle.files import digest, write_json
-from rexit.bundle.manifest import log_odds_of
-from rexit.bundle.writer import new_folder
+from rexit.data.ranking import auc, user_auc
+from rexit.data.slates import SIZE, cut, spread_users
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, check_exits, load_checkpoint, read_exits, save_checkpoint
@@ -63,11 +62,12 @@ from rexit.exporter.training.trainer import (
     fixed_settings,
     last_state,
 )
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.files import digest, write_json
+from rexit.format.bundle.manifest import log_odds_of
+from rexit.format.bundle.writer import new_folder
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent, tracked
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import auc, user_auc
-from rexit.slates import SIZE, cut, spread
 
 
 def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
@@ -179,8 +179,8 @@ class TrainReport:
         auc, user_auc: each exit's, on slates of the validation split.
         validation_slates: number of these slates.
         state: the folder to resume from, which may be deleted.
-        baselines: AUC and user AUC of each baseline (`rexit.baselines`), by its name.
-        doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+        baselines: AUC and user AUC of each baseline (`rexit.data.baselines`), by its name.
+        doubt: why the last exit's ranking may be worth nothing, see `rexit.data.ranking.doubt`; None if there is no reason.
         falling: that the loss still falls at the end, in a sentence; None if it does not.
     """
 
@@ -235,7 +235,7 @@ def train_model(
         source, "validation", SIZE, options.validation_slates, partial(tracked, what="prompts of validation", progress=progress)
     )
     log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16, progress)
-    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    held_out = spread_users(cut(source, "validation", SIZE), options.validation_slates)
     pairs = LabelledPairs.of(source, held_out)
     areas, user_areas = zip(*(_figures(np.ascontiguousarray(score), pairs) for score in log_odds.T), strict=True)
     trained.cpu()

@@ -28,15 +28,15 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from rexit import interrupts
-from rexit.bundle.manifest import log_odds_of
+from rexit.data.slates_file import Query, SlatesFile
+from rexit.data.texts import TextEncoder
 from rexit.errors import InputError
 from rexit.exporter.libraries import uses_bfloat16
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import POOL, Row, Rows, batches, parameter_groups, with_vectors
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.prompt.builder import Prompt
-from rexit.prompts.slates_file import Query, SlatesFile
-from rexit.prompts.texts import TextEncoder
+from rexit.format.bundle.manifest import log_odds_of
 
 SETTINGS = "settings.json"
 FREE = ("save_every", "validation_slates")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from rexit import errors
 from rexit.devices import Provider
-from rexit.request import Request
+from rexit.format.request import Request
 
 if TYPE_CHECKING:
-    from rexit.rankers import Recommender, Reranker
+    from rexit.doors.rankers import Recommender, Reranker
     from rexit.runtime import Scores, Session, open
 
 __all__ = ["Provider", "Recommender", "Request", "Reranker", "Scores", "Session", "__version__", "errors", "open"]
@@ -20,7 +20,8 @@ def __getattr__(name: str) -> Any:
     """Most names are loaded on first use: `import rexit` alone loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rexit import rankers, runtime
+    from rexit import runtime
+    from rexit.doors import rankers
 
     return getattr(rankers if name in ("Recommender", "Reranker") else runtime, name)
 

@@ -1,5 +1,5 @@
 """`python -m rexit`."""
 
-from rexit.cli import main
+from rexit.doors.cli import main
 
 main()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from rexit.ranking import auc_difference, user_auc
+from rexit.data.ranking import auc_difference, user_auc
 from running.scripts import scripts_of
 
 scripts = scripts_of("benchmarks/ranking")

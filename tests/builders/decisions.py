@@ -9,7 +9,7 @@ from builders.traces import even_costs
 from rexit.calibration.decision import Decision, Row, decide
 from rexit.calibration.goal import Goal
 from rexit.calibration.traces import Traces
-from rexit.measure import Costs
+from rexit.upkeep.measure import Costs
 
 
 def decide_on(

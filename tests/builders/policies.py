@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rexit.bundle import ExitPolicy, Policy
+from rexit.format.bundle import ExitPolicy, Policy
 
 
 def full_depth(exits: int, variant_sha256: str) -> Policy:

@@ -26,9 +26,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders.decisions import decide_on
-from rexit import roles
-from rexit.audit.betting import Tail, exceeds
-from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.evaluation import at_exit
 from rexit.calibration.goal import Goal
@@ -36,6 +33,9 @@ from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import Traces
 from rexit.exporter.heads.hidden_rows import Slates
 from rexit.exporter.heads.layers import choose_exits, fit_layers
+from rexit.format import roles
+from rexit.format.bundle import Policy
+from rexit.upkeep.audit.betting import Tail, exceeds
 
 GOALS = {
     "labels": Goal((parse("user-auc"),), 0.09),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rexit.calibration.traces import Traces
-from rexit.measure import Costs
+from rexit.upkeep.measure import Costs
 
 
 def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, slate: int = 10) -> Traces:

@@ -9,12 +9,12 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
-from rexit.audit.betting import Tail
 from rexit.calibration import audit_limits, certify
 from rexit.calibration.decision import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import split_users
+from rexit.upkeep.audit.betting import Tail
 
 NOISE = (0.6, 0.0)
 

@@ -16,26 +16,27 @@ import pytest
 
 from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.held_out import write_two_tastes
+from builders.bundles.variants import add_variant
 from builders.bundles.zero import add_score_exit
 from builders.data.token_slates import write_slates
 from builders.policies import full_depth
 from builders.traces import even_costs
 from doubles.session import FakeSession
-from rexit.audit import read_limits
-from rexit.baselines import FILE_ORDER
-from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
-from rexit.bundle.catalog import SPLITS
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.calibration import _count_as_traced, _doubt, _other_traces
 from rexit.calibration.reporting import page
 from rexit.calibration.traces import Recording, Traces
-from rexit.candidates import Candidates
+from rexit.data.baselines import FILE_ORDER
+from rexit.data.slates import Slate, drawn
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure import Costs, depth_name
+from rexit.format.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.candidates import Candidates
+from rexit.format.request import Request
 from rexit.progress import silent
-from rexit.prompts.slates_file import SlatesFile
-from rexit.request import Request
-from rexit.slates import Slate, drawn
+from rexit.upkeep.audit import read_limits
+from rexit.upkeep.measure import Costs, depth_name
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Eighteen users certify: that is enough for a large drop alone."""
@@ -333,7 +334,7 @@ def test_heads_chosen_by_another_division_of_users_are_refused(place: Path) -> N
 def test_traces_of_other_slates_and_foreign_missing_or_damaged_ones_are_refused(place: Path) -> None:
     bundle, first = run(place)
     other_size = "slates of at most 5, now it is 4: give --slate 5, or run `rexit calibrate` without --from-traces"
-    for change, message in (({"slate": 4}, other_size), ({"max_slates": 7}, "recorded with max_slates 5000, expected 7")):
+    for change, message in (({"slate": 4}, other_size), ({"max_slates": 4999}, "recorded with max_slates 5000, expected 4999")):
         with pytest.raises(BundleError, match=message):
             run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
     assert bundle.policy() == first.policy
@@ -603,7 +604,7 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
     def refuse(*args: object, **keywords: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("rexit.bundle.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("rexit.format.bundle.files.tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
         run(place, open_session=never)
 
@@ -704,3 +705,32 @@ def test_the_policy_is_judged_on_other_candidates_for_information(place: Path, m
         run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 1)), open_session=never)
     with pytest.raises(InputError, match=r"candidates uniform:39: a user has not met \d+ items that may be drawn"):
         run(place, options=dataclasses.replace(OPTIONS, also=Candidates("uniform", 39)))
+
+
+def test_what_a_precision_loses_is_not_certified_away(crowd: Path) -> None:
+    """A variant whose exits all rank as badly as its full depth: against itself it loses nothing by stopping."""
+    name = "cpu-int8"
+    add_variant(crowd / "bundle", name)
+    bundle, catalog = Bundle.open(crowd / "bundle", name), Catalog.open(crowd / "catalog")
+    options = dataclasses.replace(OPTIONS, max_drop=0.08)
+
+    def worse(folder: Path) -> FakeSession:
+        policy = Bundle.open(folder, name).policy()
+        return FakeSession(3, even_costs(3, 100, 10), lambda user, item: 0.2 * truth(user, item), (1.0, 1.0, 1.0), policy)
+
+    def float32() -> FakeSession:
+        return sessions()(crowd / "bundle")
+
+    def unable() -> FakeSession:
+        raise BackendError("no kernel")
+
+    alone = calibrate(bundle, catalog, options, open_session=worse, open_reference=unable)
+    whole = calibrate(bundle, catalog, options, open_session=worse, open_reference=float32)
+    assert alone.report["losses"] == {} and alone.verdict.losses is None
+    assert alone.policy.certificate is not None and alone.policy.certificate["against"] == "this variant's own full depth"
+    losses = whole.report["losses"]["ndcg@5"]
+    assert losses["precision"] > 0.08
+    assert whole.policy.certificate is None and whole.report["table"][0]["drops"]["ndcg@5"][0] == losses["precision"]
+    assert whole.verdict.losses is not None and "lost by precision" in whole.verdict.losses
+    read = calibrate(bundle, catalog, dataclasses.replace(options, from_traces=True), open_session=unable)  # type: ignore[arg-type]
+    assert read.report["losses"]["ndcg@5"]["precision"] == losses["precision"], "the file is read, no model runs"

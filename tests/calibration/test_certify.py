@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pytest
 
-from rexit.audit.betting import Tail
 from rexit.calibration.certify import (
     fixed_sequence,
     guarantee,
@@ -22,6 +21,7 @@ from rexit.calibration.certify import (
 )
 from rexit.calibration.metrics import Judge, parse
 from rexit.errors import InputError
+from rexit.upkeep.audit.betting import Tail
 from running.fast import fast
 
 LEVEL = 0.05

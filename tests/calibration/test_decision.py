@@ -9,14 +9,14 @@ import pytest
 
 from builders.decisions import decide_on, row
 from builders.traces import even_costs, traces
-from rexit import roles
-from rexit.audit.betting import Tail
 from rexit.calibration import certify
 from rexit.calibration.decision import Decision
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import split_users
 from rexit.errors import InputError
+from rexit.format import roles
+from rexit.upkeep.audit.betting import Tail
 
 GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.04)
 

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.traces import even_costs, traces
-from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.evaluation import Evaluation, Expectation
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import Traces
+from rexit.format.bundle import ExitPolicy, Policy
 
 NAMES = ("ndcg@3", "user-auc", "auc", "logloss")
 

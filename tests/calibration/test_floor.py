@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.floor import answers, find_floor, highest_floor, losses
 from rexit.calibration.traces import Traces
+from rexit.format.bundle import ExitPolicy, Policy
 
 SIZE = 20
 POLICY = Policy((ExitPolicy(upper=2.0, lower=3.0), ExitPolicy()), 1, "0" * 64)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from rexit.audit.losses import Loss
 from rexit.calibration.metrics import Judge, Metric, parse
 from rexit.errors import InputError
+from rexit.upkeep.audit.losses import Loss
 
 NAMES = ("ndcg@3", "user-auc", "auc", "logloss", "agreement", "top-k-overlap@2")
 PER_USER = ("ndcg@3", "user-auc", "agreement", "top-k-overlap@2")

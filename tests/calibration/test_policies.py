@@ -6,7 +6,6 @@ from scipy.special import ndtri
 
 from builders.decisions import decide_on
 from builders.traces import traces
-from rexit.audit.betting import Tail
 from rexit.calibration import certify
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
@@ -14,6 +13,7 @@ from rexit.calibration.maps import apply
 from rexit.calibration.metrics import parse
 from rexit.calibration.policies import in_order, margin
 from rexit.calibration.traces import split_users
+from rexit.upkeep.audit.betting import Tail
 
 
 @pytest.mark.parametrize(

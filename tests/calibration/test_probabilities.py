@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import maps, probabilities
 from rexit.calibration.probabilities import Split, diagram, table_of, title
-from rexit.candidates import Candidates
 from rexit.errors import InputError
+from rexit.format.bundle import ExitPolicy, Policy
+from rexit.format.candidates import Candidates
 
 
 def population(users: int = 500, base: float = -1.0, seed: int = 0) -> tuple[NDArray[np.float32], Split]:

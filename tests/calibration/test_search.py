@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.metrics import parse
 from rexit.calibration.search import Search, Space, StoppingRule
+from rexit.format.bundle import ExitPolicy, Policy, TopK
 from running.fast import fast
 
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.03)

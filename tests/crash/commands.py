@@ -9,17 +9,17 @@ from typing import NoReturn
 import rexit.exporter.engine.compile
 import rexit.exporter.export
 import rexit.exporter.index
-import rexit.refresh
 import rexit.runtime
+import rexit.upkeep.refresh
 from builders.bundles.grown_catalog import write_grown
 from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import TENSORRT
 from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from crash.points import Command
-from rexit.bundle import Bundle, Catalog, Manifest
-from rexit.bundle.variant import Engine, engine_folders
-from rexit.cli import main
+from rexit.doors.cli import main
+from rexit.format.bundle import Bundle, Catalog, Manifest
+from rexit.format.bundle.variant import Engine, engine_folders
 
 
 def check_catalog(place: Path) -> None:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from builders.bundles.bundle_files import contents
-from rexit.cli import main
+from rexit.doors.cli import main
 from running.traced import traced_once
 
 HOW: Final = ("kill", "term", "full", "readonly")

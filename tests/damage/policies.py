@@ -8,7 +8,7 @@ from typing import Any
 
 from builders.bundles.bundle_files import refresh
 from damage.table import POLICY, VARIANT, Case, Damage, Row, change_json, change_policy, table
-from rexit.bundle.files import SCHEMA
+from rexit.format.bundle.files import SCHEMA
 
 NEVER = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
 TOP_K = {"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]}

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.policies import full_depth
-from rexit.bundle import Policy
-from rexit.measure import Costs
-from rexit.request import Request
+from rexit.format.bundle import Policy
+from rexit.format.request import Request
+from rexit.upkeep.measure import Costs
 
 PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4
 """Lengths of every prompt of FakeSession."""

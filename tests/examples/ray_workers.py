@@ -20,7 +20,7 @@ import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import write_ranked
-from rexit.batch import TableScorer, score_table
+from rexit.doors.batch import TableScorer, score_table
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/distributed")

@@ -15,10 +15,10 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.candidates import Candidates
+from rexit.data.slates import Slate, cut
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
-from rexit.slates import Slate, cut
+from rexit.format.candidates import Candidates
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/scientific")

@@ -31,7 +31,7 @@ def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint_folder(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from builders.models.checkpoints import tiny_checkpoint
-    from rexit.bundle import Catalog
+    from rexit.format.bundle import Catalog
 
     def build(place: Path) -> None:
         tiny_checkpoint(place / "own", catalog=Catalog.open(catalog_folder))
@@ -61,7 +61,7 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 def tensorrt_checkpoint(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every linear layer's rows divide into blocks of 64."""
     from builders.models.checkpoints import tiny_checkpoint
-    from rexit.bundle import Catalog
+    from rexit.format.bundle import Catalog
 
     def build(place: Path) -> None:
         tiny_checkpoint(place / "blocks", catalog=Catalog.open(catalog_folder), intermediate_size=128)

@@ -14,7 +14,6 @@ import pytest
 from builders.bundles.bundle_files import edit_json, names
 from builders.models.checkpoints import tiny_checkpoint
 from builders.policies import full_depth
-from rexit.bundle import Bundle, Catalog, digest
 from rexit.errors import InputError, ParityError, RexitError
 from rexit.exporter import export as module
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
@@ -22,6 +21,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_trained_on, existing
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
+from rexit.format.bundle import Bundle, Catalog, digest
 from running.command import Run, assert_one_line
 from running.exporting import Export
 

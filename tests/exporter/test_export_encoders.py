@@ -14,16 +14,16 @@ from builders.data.indexed_catalog import write_indexed_catalog
 from builders.data.token_slates import write_slates
 from builders.models.encoders import FAMILIES, POSITIONS, WORDS, logits, pairs, write_dense_score, write_encoder
 from rexit import Request, runtime
-from rexit.bundle import Bundle
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
+from rexit.doors.pool import Pool
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.heads.frozen_heads import fit_heads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_slates_fit
-from rexit.pool import Pool
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
+from rexit.format.bundle import Bundle
 from running.command import Run, assert_one_line
 from running.fast import fast
 from running.service import serving
@@ -71,7 +71,7 @@ def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Pat
 
 
 def check_clients(bundle: Path, folder: Path) -> None:
-    """What rerankers' clients send (tests/serve/requests) gets the scores of a CrossEncoder."""
+    """What rerankers' clients send (tests/doors/serve/requests) gets the scores of a CrossEncoder."""
     with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
         for path in sorted(REQUESTS.glob("*.json")):
             request = json.loads(path.read_text())

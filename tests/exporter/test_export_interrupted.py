@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from builders.bundles.bundle_files import names
-from rexit.bundle import digest, sole_writer
 from rexit.errors import InputError
+from rexit.format.bundle import digest, sole_writer
 from running.command import Run
 from running.exporting import Export
 

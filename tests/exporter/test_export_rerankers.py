@@ -15,7 +15,8 @@ from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_model
 from builders.models.rerankers import VOCAB, write_tokenizer
 from rexit import runtime
-from rexit.bundle import Bundle
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
@@ -23,8 +24,7 @@ from rexit.exporter.heads.frozen_heads import fit_heads
 from rexit.exporter.libraries import quiet
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.training.fine_tuning import train_model
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
+from rexit.format.bundle import Bundle
 from running.command import Run, assert_one_line
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")

@@ -11,16 +11,16 @@ from builders.bundles.bundle_files import contents
 from builders.data.token_slates import slates_of, write_slates
 from builders.models.checkpoints import VOCAB, tiny_checkpoint
 from rexit import Request, runtime
-from rexit.bundle import Bundle, Catalog
-from rexit.bundle.catalog import ZERO
-from rexit.checks import check_bundle
+from rexit.data.ranking import auc
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.engine.compile import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.zero import Graph, stage_numbers
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import auc
+from rexit.format.bundle import Bundle, Catalog
+from rexit.format.bundle.catalog import ZERO
+from rexit.upkeep.checks import check_bundle
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import pytest
 
 import rexit
 from builders.models.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_checkpoint, tiny_model
-from rexit.bundle import Bundle, Catalog
 from rexit.errors import CheckpointError
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from rexit.format.bundle import Bundle, Catalog
 from running.fast import fast
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from builders.models.checkpoints import LABELS, tiny_model
 from builders.models.gguf_file import write_gguf
-from rexit.cli import app
+from rexit.doors.cli import app
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 

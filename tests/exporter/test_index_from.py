@@ -12,9 +12,7 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit import slates
-from rexit.bundle import Catalog
-from rexit.candidates import Candidates
+from rexit.data import slates
 from rexit.errors import InputError
 from rexit.exporter.graph import chain
 from rexit.exporter.index import build_catalog
@@ -23,6 +21,8 @@ from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
 from rexit.exporter.retriever import neighbours as lists
 from rexit.exporter.retriever.neighbours import Lists, similar_users
+from rexit.format.bundle import Catalog
+from rexit.format.candidates import Candidates
 from running.command import Ended, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))

@@ -14,10 +14,7 @@ import pytest
 from builders.data.indexed_catalog import USERS, WITH_INPUTS, byte_tokenizer, moment, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
-from rexit.bundle import Bundle, Catalog
-from rexit.bundle.inputs import Input
-from rexit.candidates import Candidates
-from rexit.checks import check_golden
+from rexit.data.slates import Slate, cut
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
@@ -27,9 +24,12 @@ from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.template import read_template
+from rexit.format.bundle import Bundle, Catalog
+from rexit.format.bundle.inputs import Input
+from rexit.format.candidates import Candidates
 from rexit.progress import silent
-from rexit.refresh import RefreshOptions, refresh
-from rexit.slates import Slate, cut
+from rexit.upkeep.checks import check_golden
+from rexit.upkeep.refresh import RefreshOptions, refresh
 from running.program import run_program
 
 EDGES = (0, 5, 12, 18)

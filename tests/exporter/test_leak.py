@@ -21,15 +21,15 @@ from tokenizers import Tokenizer
 
 from builders.data import ratings
 from oracles.assembler import folded_in
-from rexit.bundle import Catalog
+from rexit.data.slates import cut
 from rexit.exporter import index as index_module
 from rexit.exporter import zero as zero_fit
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.retriever import lightgcn
 from rexit.exporter.zero import zero_log_odds
+from rexit.format.bundle import Catalog
 from rexit.progress import silent
-from rexit.slates import cut
 
 USERS, ITEMS, EACH = 500, 200, 60
 OPTIONS = IndexOptions(neighbours=10, lightgcn=LightGCNOptions(dim=32, layers=2, epochs=15))

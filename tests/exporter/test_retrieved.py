@@ -12,14 +12,14 @@ import pytest
 
 from builders.data import ratings
 from oracles.assembler import folded_in
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
-from rexit.candidates import Candidates
+from rexit.data.slates import cut, runs
 from rexit.errors import InputError
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.zero import SIZE, _likes_and_others, _pairs
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS
+from rexit.format.candidates import Candidates
 from rexit.progress import silent
-from rexit.slates import cut, runs
 
 COUNT = 12
 OPTIONS = IndexOptions(

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.data.token_slates import write_slates
-from rexit.baselines import baselines
+from rexit.data.baselines import baselines
+from rexit.data.ranking import auc
+from rexit.data.slates import TokenSlate
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError
 from rexit.exporter.zero import Graph, _choose_by_ranking, _Pairs, fitted_zero, stage_numbers
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import auc
-from rexit.slates import TokenSlate
 
 SIZE = 20
 

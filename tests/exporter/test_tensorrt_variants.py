@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from rexit.bundle import Bundle
+from rexit.format.bundle import Bundle
 from running.exporting import Export
 
 PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None)}

@@ -14,7 +14,6 @@ import pytest
 import rexit
 from builders.bundles.bundle_files import contents
 from builders.policies import full_depth
-from rexit.bundle import Bundle
 from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
@@ -23,6 +22,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
+from rexit.format.bundle import Bundle
 from running.command import Run
 from running.exporting import Export
 

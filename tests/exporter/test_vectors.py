@@ -21,9 +21,7 @@ import rexit
 from builders.bundles.bundle_files import names
 from builders.data.indexed_catalog import ITEMS, LOOK, WITH_VECTORS, look, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
-from rexit.bundle import Bundle, Catalog, FileEntry, write_json
-from rexit.bundle.vectors import FILE
-from rexit.cli import app
+from rexit.doors.cli import app
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog.source_tables import ENCODED
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -35,6 +33,8 @@ from rexit.exporter.model.rotation import orthogonal
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_fit
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.format.bundle import Bundle, Catalog, FileEntry, write_json
+from rexit.format.bundle.vectors import FILE
 
 CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
 TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4"))

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_interactions
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.zero import Logistic, _pairs
+from rexit.format.bundle import Catalog
 from rexit.progress import silent
 from running.command import Run
 

@@ -21,11 +21,11 @@ from builders.bundles.watched import write_watched
 from builders.data import ratings
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
-from rexit.baselines import ZERO as EXIT_ZERO
-from rexit.baselines import _lightgcn, baselines
-from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
-from rexit.bundle.catalog import ZERO
-from rexit.candidates import Candidates
+from rexit.data.baselines import ZERO as EXIT_ZERO
+from rexit.data.baselines import _lightgcn, baselines
+from rexit.data.ranking import auc
+from rexit.data.slates import cut, runs
+from rexit.data.slates_file import RequestLog
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter import zero as fit
 from rexit.exporter.export import export_bundle
@@ -34,11 +34,11 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
 from rexit.exporter.zero import Graph, Logistic, logistic_graph, tree_graph
+from rexit.format.bundle import Bundle, Catalog, FileEntry, Manifest
+from rexit.format.bundle.catalog import ZERO
+from rexit.format.candidates import Candidates
 from rexit.progress import silent
-from rexit.prompts.slates_file import RequestLog
-from rexit.ranking import auc
-from rexit.refresh import RefreshOptions, check_fit, refresh
-from rexit.slates import cut, runs
+from rexit.upkeep.refresh import RefreshOptions, check_fit, refresh
 from running.command import Run, assert_one_line
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")

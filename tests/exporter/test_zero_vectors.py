@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.data import ratings
-from rexit.bundle import Catalog
+from rexit.data.slates import Slate
 from rexit.errors import InputError
 from rexit.exporter import zero as fit
 from rexit.exporter.index import build_catalog
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.zero import zero_log_odds
-from rexit.slates import Slate
+from rexit.format.bundle import Catalog
 
 TASTE = np.array([[1.0, 0.2], [0.2, 1.0]])
 WITHOUT = 11
@@ -128,6 +128,19 @@ def test_a_new_item_is_retrieved_by_its_text_and_placed_by_likes_once_there_are_
     later = Catalog.open(day / "later")
     [row] = later.items.rows([100])
     assert later.item_table["fold_in"][row].any() and (later.item_table["embeddings"][row] != placed[0]).any()
+
+
+def test_a_column_that_exit_zero_leaves_out_still_places_new_items(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_columns(_pairs: object, ops: list[dict[str, object]], _microseconds: object) -> tuple[list[int], list[object]]:
+        return [n for n, op in enumerate(ops) if "column" not in op], []
+
+    monkeypatch.setattr(fit, "_chosen_numbers", without_columns)
+    catalog = build(data, tmp_path, ratings.TEMPLATE.replace("[zero]\ninputs = []\n", ""))
+    assert not catalog.vector_columns
+    newer = extended(data, catalog, tmp_path, write_items(tmp_path, "new.parquet", range(100, 103)))
+    assert newer.item_table["embeddings"][newer.items.rows([100, 101, 102])].any(1).all()
 
 
 def test_an_item_without_a_vector_has_no_cosine(catalog: Catalog) -> None:

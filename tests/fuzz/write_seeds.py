@@ -23,7 +23,7 @@ from builders.bundles.pairs import bert, write_pairs
 from builders.bundles.variants import TENSORRT_HALF
 from builders.bundles.zero import add_score_exit, with_numbers
 from builders.onnx_graphs.added_nodes import write_added
-from rexit.bundle.manifest import Pair
+from rexit.format.bundle.manifest import Pair
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
+from rexit.format.bundle import Catalog
 
 Half = NDArray[np.float16]
 Verdict = tuple[int, bool]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Policy
+from rexit.format.bundle import Policy
 
 
 def by_the_book(policy: Policy, z: NDArray[np.float32]) -> tuple[list[int], NDArray[np.float32]]:

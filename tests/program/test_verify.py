@@ -9,7 +9,7 @@ import numpy as np
 
 from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
 from builders.bundles.variants import TENSORRT_HALF, add_variant
-from rexit.checks import check_bundle
+from rexit.upkeep.checks import check_bundle
 from running.command import Ended
 from running.program import assert_one_error, run_program
 

@@ -17,9 +17,9 @@ import pytest
 from builders.bundles.reranker import write_reranker
 from refusals.table import GOOD, INPUTS, PROMPT, REFUSALS, SCORES, Refusal, explains, write_bundle_with_inputs
 from rexit import Request, runtime
-from rexit.bundle import Catalog
+from rexit.doors.pool import Pool
 from rexit.errors import InputError
-from rexit.pool import Pool
+from rexit.format.bundle import Catalog
 from running.program import run_program
 from running.service import Service, serving
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rexit.cli import main
+from rexit.doors.cli import main
 
 
 class Ended(NamedTuple):

@@ -17,7 +17,7 @@ class Absent:  # what is not installed cannot be found
 
 sys.meta_path.insert(0, Absent())
 sys.argv = {words}
-from rexit.cli import main
+from rexit.doors.cli import main
 main()
 """
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import uvicorn
 
-from rexit.pool import Pool
-from rexit.serve import Limits, create_app
-from rexit.serve.server import listen
+from rexit.doors.pool import Pool
+from rexit.doors.serve import Limits, create_app
+from rexit.doors.serve.server import configuration, listen
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Service:
 def serving(pool: Pool, limits: Limits | None = None) -> Iterator[Service]:
     """Serves until the block ends, and closes the pool."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(pool, limits), log_level="error", lifespan="off", timeout_graceful_shutdown=10)
+    config = configuration(create_app(pool, limits), timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -18,8 +18,8 @@ from running.session import session_folder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from rexit.bundle import Segment
     from rexit.exporter.graph.segment import SegmentModule
+    from rexit.format.bundle import Segment
 
 
 @pytest.fixture(scope="session", autouse=True)

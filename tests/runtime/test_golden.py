@@ -20,9 +20,9 @@ from builders.bundles.model import VOCABULARY
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.zero import add_score_exit
 from rexit import runtime
-from rexit.bundle import Golden, GoldenSlate
 from rexit.errors import BundleError, InputError
-from rexit.request import Request
+from rexit.format.bundle import Golden, GoldenSlate
+from rexit.format.request import Request
 
 ITEMS = [int(item) for item in ITEM_IDS]
 USERS = [int(user) for user in USER_IDS]

@@ -19,13 +19,13 @@ from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.reranker import ids, words_tokenizer
 from rexit import runtime
-from rexit.batch import score_table
-from rexit.bundle import Catalog
+from rexit.data import texts
+from rexit.doors.batch import score_table
+from rexit.doors.pool import Pool
 from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.pool import Pool
-from rexit.prompts import texts
-from rexit.request import Request
+from rexit.format.bundle import Catalog
+from rexit.format.request import Request
 from running.program import run_program
 from running.service import serving
 

@@ -17,8 +17,8 @@ from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import Request, runtime
+from rexit.doors.pool import Pool
 from rexit.errors import DeadlineError, InputError
-from rexit.pool import Pool
 from running.program import run_program
 from running.service import serving
 

@@ -16,8 +16,8 @@ from builders.bundles.bundle_files import refresh, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
 from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
-from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import BackendError, DeadlineError, InputError
+from rexit.format.bundle import Bundle, ExitPolicy, Policy, TopK
 
 USER, AS_OF = USER_IDS[2], 40
 # Log-odds here are up to 30; float32 against float64.

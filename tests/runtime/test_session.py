@@ -22,10 +22,10 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.variants import QUANTIZED, add_variant
 from builders.policies import full_depth
 from rexit import runtime
-from rexit.bundle import Bundle, TopK
 from rexit.errors import CancelledError, InputError
-from rexit.measure import Conditions
-from rexit.request import Request
+from rexit.format.bundle import Bundle, TopK
+from rexit.format.request import Request
+from rexit.upkeep.measure import Conditions
 
 _BYTES = attrgetter("prefixes", "buffers", "pinned", "gpu")
 
@@ -222,7 +222,7 @@ def test_memory_and_trim(folder: Path) -> None:
 def test_import_rexit_loads_no_runtime() -> None:
     program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.request']"
+    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.format', 'rexit.format.request']"
 
 
 def test_session_says_what_it_is(folder: Path) -> None:

@@ -16,7 +16,7 @@ from builders.bundles.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents,
 from builders.bundles.model import VOCABULARY, make_weights, reference, vectors_by_id
 from rexit import runtime
 from rexit.errors import InputError
-from rexit.request import Request
+from rexit.format.request import Request
 
 USER, AS_OF = USER_IDS[2], 40
 USERS_ID = VOCABULARY + 3 * ITEMS

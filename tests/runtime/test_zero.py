@@ -28,8 +28,8 @@ from builders.bundles.zero import (
     write_zero,
 )
 from rexit import Request, runtime
-from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import InputError
+from rexit.format.bundle import Bundle, ExitPolicy, Policy, TopK
 
 USER, AS_OF, DEPTHS = USER_IDS[2], 40, np.array([0, *EXITS])
 OPTIONS = BundleOptions(with_numbers(make_catalog()), max_tokens=50)

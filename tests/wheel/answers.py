@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 import rexit
 from rexit import runtime
-from rexit.bundle import Bundle
-from rexit.request import Request
+from rexit.format.bundle import Bundle
+from rexit.format.request import Request
 
 TOLERANCE = 1e-3
 """Of log-odds that reach 28, as in test_golden.cpp."""

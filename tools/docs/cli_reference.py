@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 from rexit import errors
-from rexit.cli.check.verify import EXIT_CODE as NOT_VERIFIED
+from rexit.doors.cli.check.verify import EXIT_CODE as NOT_VERIFIED
 from rexit.interrupts import INTERRUPTED, TERMINATED
 
 
 def cli_reference() -> str:
     """Returns the page, made from the commands themselves."""
-    write = [sys.executable, "-m", "typer", "rexit.cli", "utils", "docs", "--name", "rexit", "--title", "Command line"]
+    write = [sys.executable, "-m", "typer", "rexit.doors.cli", "utils", "docs", "--name", "rexit", "--title", "Command line"]
     text = subprocess.run(write, check=True, capture_output=True, text=True).stdout
     head, _, commands = text.partition("**Commands**")  # a list of first lines, cut off in the middle
     text = head + commands[commands.index("## ") :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rexit.request import json_schema
+from rexit.format.request import json_schema
 
 PAGE = Path(__file__).parents[2] / "docs" / "format" / "request.md"
 HEADER = "| field | type | meaning |\n|---|---|---|\n"

@@ -459,6 +459,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       deadline_.check("reading the request");
       to_.tokens.counts.push_back(bundle_.word_pieces()->append_pair(
           query_.tokens.data(), query_.tokens.size(), to_.texts.tokens.data() + begin, end - begin, to_.tokens.candidates));
+      const std::size_t whole = query_.tokens.size() + (end - begin) + bundle_.word_pieces()->special();
+      to_.truncated.push_back(to_.tokens.counts.back() < whole ? 1 : 0);
       begin = end;
     }
   }
@@ -633,7 +635,7 @@ void append_id(const Ids& ids, Row row, std::string& out) {
     append_value(ids.number_at(static_cast<std::size_t>(row)), out);
 }
 
-void append_score(const Session& session, const Score& score, std::string& out) {
+void append_score(const Session& session, const Score& score, bool truncated, std::string& out) {
   const Bundle& bundle = session.loaded().bundle;
   const Answer& answer = score.answer;
   const auto number_or_null = [&](const char* key, auto number) {
@@ -655,6 +657,7 @@ void append_score(const Session& session, const Score& score, std::string& out) 
   append_value(answer.has_exit() ? bundle.depth(answer.exit) : 0, out);
   out += ",\"cut_short\":";
   append_value(answer.cut_short, out);
+  if (truncated) out += ",\"truncated\":true";
   out += '}';
 }
 
@@ -702,7 +705,7 @@ void write_answer(const Request& request, const Session& session, const std::vec
   out += ",\"scores\":[";
   for (const Score& score : scores) {
     if (&score != &scores.front()) out += ',';
-    append_score(session, score, out);
+    append_score(session, score, score.item < request.truncated.size() && request.truncated[score.item] != 0, out);
   }
   number("],\"stats\":{\"prefix_tokens\":", stats.prefix_tokens);
   number(",\"prefix_tokens_reused\":", stats.prefix_tokens_reused);

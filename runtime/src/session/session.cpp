@@ -20,14 +20,14 @@ bool ranks_before(const Score& a, const Score& b) {
                                                                            : a.item < b.item;
 }
 
-// Fills `scores` with the answers from the floor on, or the request's top_k of them. The floor says nothing of what a deadline
-// cut short: that stays.
+// Fills `scores` with all answers in the request's order, or best first with those from the floor on, or the request's top_k of
+// them. The floor says nothing of what a deadline cut short: that stays.
 void rank(const Request& request, const std::vector<Answer>& answers, float floor, std::vector<Score>& scores) {
   scores.clear();
   for (std::size_t i = 0; i < answers.size(); ++i)
     if (answers[i].cut_short || !(answers[i].calibrated < floor)) scores.push_back({i, answers[i]});
-  if (request.top_k == 0) return;
-  const std::size_t count = std::min(request.top_k, scores.size());
+  if (request.top_k == 0 && !request.floor) return;
+  const std::size_t count = request.top_k == 0 ? scores.size() : std::min(request.top_k, scores.size());
   std::partial_sort(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), ranks_before);
   scores.resize(count);
 }
@@ -98,6 +98,7 @@ void Request::clear(const Program& program) {
   tokens.candidates.clear();
   tokens.counts.clear();
   texts.clear();
+  truncated.clear();
   scores.resize(program.scores.size());
   for (std::vector<float>& stage : scores) stage.clear();
   force_exit.reset();
@@ -111,7 +112,7 @@ std::size_t Request::memory() const noexcept {
   for (const Codes& input : query.inputs) lists += bytes(input);
   for (const std::vector<float>& stage : scores) lists += bytes(stage);
   return lists + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts, texts.tokens,
-                       texts.ends, texts.word);
+                       texts.ends, texts.word, truncated);
 }
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)

@@ -53,14 +53,15 @@ struct LoadedBundle {
 };
 
 struct Request {
-  std::string id, user;     // as JSON; empty: the request has none
-  bool by_tokens = false;   // or by texts
-  bool floor = false;       // whether candidates below the policy's floor are left out
-  Query query;              // unless it is by tokens
-  TokenPrompt tokens;       // if it is
-  TextTokens texts;         // a query and documents, from which `tokens` are made
-  StageScores scores;       // NaN where there is none
-  bool has_policy = false;  // false: the bundle's policy applies
+  std::string id, user;                 // as JSON; empty: the request has none
+  bool by_tokens = false;               // or by texts
+  bool floor = false;                   // whether candidates below the policy's floor are left out
+  Query query;                          // unless it is by tokens
+  TokenPrompt tokens;                   // if it is
+  TextTokens texts;                     // a query and documents, from which `tokens` are made
+  std::vector<std::uint8_t> truncated;  // [documents]: whether the pair with the query was cut; empty: no texts
+  StageScores scores;                   // NaN where there is none
+  bool has_policy = false;              // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;

@@ -7,8 +7,8 @@ from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
+from rexit.doors.rankers import Reranker
 from rexit.integrations import stage_scores
-from rexit.rankers import Reranker
 
 __all__ = ["RexitRanker"]
 

@@ -8,8 +8,8 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict
 
+from rexit.doors.rankers import Reranker
 from rexit.integrations import stage_scores
-from rexit.rankers import Reranker
 
 __all__ = ["RexitRerank"]
 

@@ -6,9 +6,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import Field
 
+from rexit.doors.rankers import Reranker
 from rexit.errors import InputError
 from rexit.integrations import stage_scores
-from rexit.rankers import Reranker
 
 __all__ = ["RexitRerank"]
 

@@ -30,8 +30,8 @@ from builders.bundles.model import (
 )
 from builders.bundles.variants import add_variant
 from builders.bundles.zero import tree_graph
-from rexit.bundle.files import SCHEMA
-from rexit.roles import RULE
+from rexit.format.bundle.files import SCHEMA
+from rexit.format.roles import RULE
 
 MAX_TOKENS = 24
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rexit.bundle.files import SCHEMA
+from rexit.format.bundle.files import SCHEMA
 
 
 def entry(path: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.bundles.model import VOCABULARY
-from rexit.bundle.files import SCHEMA
-from rexit.roles import RULE
+from rexit.format.bundle.files import SCHEMA
+from rexit.format.roles import RULE
 
 DIM = 8
 USERS, ITEMS, NEIGHBOURS = 12, 20, 3

@@ -8,9 +8,9 @@ from typing import Any
 from builders.bundles.bundle_files import write_json
 from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
 from builders.bundles.variants import TENSORRT, TENSORRT_HALF
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
-from rexit.bundle.files import to_json
-from rexit.bundle.variant import Builder, Gpu
+from rexit.format.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
+from rexit.format.bundle.files import to_json
+from rexit.format.bundle.variant import Builder, Gpu
 
 KEY = "sm87-trt10.3.0"
 ENGINES = f"variants/{TENSORRT_HALF}/engines"

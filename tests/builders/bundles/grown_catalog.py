@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from builders.bundles.bundle_files import entry, write_json
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import AS_OF
-from rexit.bundle import Catalog, Manifest
-from rexit.refresh import staged
+from rexit.format.bundle import Catalog, Manifest
+from rexit.upkeep.refresh import staged
 
 NEW = (ITEM_IDS[-1] + 5, ITEM_IDS[-1] + 10)
 LATEST = AS_OF + 1000

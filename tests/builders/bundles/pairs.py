@@ -13,9 +13,9 @@ from tokenizers.processors import TemplateProcessing
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, edit_json, refresh
-from rexit.bundle.files import to_json
-from rexit.bundle.manifest import WORD_PIECES, Pair, RerankerPrompt
 from rexit.exporter.prompt.word_pieces import word_pieces
+from rexit.format.bundle.files import to_json
+from rexit.format.bundle.manifest import WORD_PIECES, Pair, RerankerPrompt
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -18,8 +18,8 @@ from builders.bundles.bundle_files import write_policy
 from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import QUANTIZED
 from rexit import runtime
-from rexit.bundle import Bundle
-from rexit.request import Request
+from rexit.format.bundle import Bundle
+from rexit.format.request import Request
 
 
 def threshold(log_odds: NDArray[np.float32]) -> float:

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import add_tokenizer, drop_catalog, edit_json
 from builders.bundles.zero import add_score_exit
-from rexit.bundle import RerankerPrompt
-from rexit.bundle.files import to_json
+from rexit.format.bundle import RerankerPrompt
+from rexit.format.bundle.files import to_json
 
 WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
 PROMPT = RerankerPrompt(("<s>", "A : {query}"), ("B : {document}", "? </s>"))

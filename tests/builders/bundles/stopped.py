@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from oracles.by_the_book import by_the_book
-from rexit.bundle import ExitPolicy, Policy, TopK
+from rexit.format.bundle import ExitPolicy, Policy, TopK
 
 EXITS, CASES = 3, 600
 

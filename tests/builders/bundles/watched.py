@@ -6,10 +6,10 @@ import json
 import math
 from pathlib import Path
 
-from rexit.audit import AuditLimits
-from rexit.audit.betting import Tail
-from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
-from rexit.bundle.files import SCHEMA
+from rexit.format.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.format.bundle.files import SCHEMA
+from rexit.upkeep.audit import AuditLimits
+from rexit.upkeep.audit.betting import Tail
 
 
 def write_watched(

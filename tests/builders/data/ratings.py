@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from rexit.bundle import Catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.format.bundle import Catalog
 
 USERS, ITEMS, EACH = 24, 40, 20
 LATE = 10_000  # the test split's interactions (the last two of each user) are at this time or later, all others before

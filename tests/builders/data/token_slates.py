@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
+from rexit.data.slates import cut
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.slates import cut
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS
 
 
 def write_slates(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

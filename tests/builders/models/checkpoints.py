@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rexit.bundle import Catalog
 from rexit.exporter.checkpoints.checkpoint import save_checkpoint
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.prompt_vectors import Projectors
+from rexit.format.bundle import Catalog
 
 FAMILIES = {
     "llama": "Llama, SmolLM2",

@@ -9,12 +9,12 @@ import torch
 
 from builders.data.indexed_catalog import LABELS, write_indexed_catalog
 from builders.models.checkpoints import tiny_model
-from rexit.bundle import Catalog
+from rexit.data.slates import cut, draw
 from rexit.exporter.checkpoints.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.slates import cut, draw
+from rexit.format.bundle import Catalog
 
 EXITS, USERS, SLATES = (1, 2), 24, 24
 LATER = 150  # with histories in the prefix, as validation has them

@@ -26,12 +26,12 @@ from matplotlib.figure import Figure
 from builders.bundles.held_out import write_two_tastes
 from builders.decisions import decide_on
 from builders.traces import even_costs, traces
-from rexit.bundle import Bundle
 from rexit.calibration import CalibrationOptions
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
-from rexit.measure import Conditions, CostProfile, SegmentCost
+from rexit.format.bundle import Bundle
+from rexit.upkeep.measure import Conditions, CostProfile, SegmentCost
 
 CASES = {
     "dynamic": ((2.0, 1.0, 0.0), {"max_drop": 0.03, "metrics": ("user-auc", "logloss")}),

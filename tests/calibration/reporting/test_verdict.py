@@ -13,13 +13,13 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
-from rexit.audit.betting import Tail
 from rexit.calibration.decision import Decision, Gain, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content
 from rexit.calibration.reporting.verdict import judge, model_name, short_slates
-from rexit.measure import Conditions, CostProfile
+from rexit.upkeep.audit.betting import Tail
+from rexit.upkeep.measure import Conditions, CostProfile
 
 DEPTHS = (1, 2, 6)
 GOAL = Goal((parse("ndcg@5"), parse("top-k-overlap@5")), 0.08)

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rexit.candidates import Candidates, Met, draw_unmet
 from rexit.errors import InputError
 from rexit.exporter.catalog.draws import with_draws
+from rexit.format.candidates import Candidates, Met, draw_unmet
 
 PATH = Path("clicks.csv")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.source_tables import read_entities, read_table, rows_of, unify_ids
 from rexit.exporter.options import Columns, IndexOptions
+from rexit.format.candidates import Candidates
 
 GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"
 

@@ -15,12 +15,12 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from builders.models.encoders import write_encoder, write_tokenizer
-from rexit.bundle.manifest import Pair, RerankerPrompt
+from rexit.data.texts import TextEncoder
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.checkpoints.rerankers import first_position, pair_tokenizer
 from rexit.exporter.prompt.word_pieces import word_pieces
-from rexit.prompts.texts import TextEncoder
+from rexit.format.bundle.manifest import Pair, RerankerPrompt
 
 PAIRS, MOST = 1000, 40
 ODD = (

@@ -24,8 +24,7 @@ from builders.bundles.bundle_files import edit_json
 from builders.models.checkpoints import tiny_model
 from builders.models.encoders import write_dense_score
 from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score, write_tokenizer
-from rexit.bundle import RerankerPrompt
-from rexit.bundle.files import typed
+from rexit.data.texts import TextEncoder, read_tokenizer
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.rerankers import KNOWN
@@ -33,7 +32,8 @@ from rexit.exporter.heads.frozen_heads import load_base
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.prompts.texts import TextEncoder, read_tokenizer
+from rexit.format.bundle import RerankerPrompt
+from rexit.format.bundle.files import typed
 
 PARITY = 1e-5
 PREFIX, CANDIDATES = [1, 40, 41, 300, 7], [[50, 60, 70], [2], [999, 1, 8, 9]]

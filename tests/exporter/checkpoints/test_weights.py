@@ -16,7 +16,6 @@ from builders.bundles.bundle_files import edit_json
 from builders.data.indexed_catalog import LABELS as CATALOG_LABELS
 from builders.models.checkpoints import LABELS, tiny_heads, tiny_model
 from builders.models.gguf_file import write_gguf
-from rexit.bundle import Catalog
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.weights import ADAPTER
@@ -24,6 +23,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions
+from rexit.format.bundle import Catalog
 from running.missing_packages import run_without
 
 PREFIX, CANDIDATES = np.arange(10, 20), [np.arange(30, 34), np.arange(40, 43)]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from doubles.compiler import Doubles
-from rexit.bundle.variant import Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine import compile as compilers
 from rexit.exporter.engine.compile import find_compiler
+from rexit.format.bundle.variant import Gpu
 
 
 def script(path: Path, text: str) -> str:

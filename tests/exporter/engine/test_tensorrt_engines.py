@@ -12,11 +12,11 @@ import pytest
 from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_checkpoint
 from builders.models.encoders import FAMILIES, pairs, write_encoder
-from rexit.bundle import Bundle, Catalog, Engine
-from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import compile_engines, optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from rexit.format.bundle import Bundle, Catalog, Engine
+from rexit.format.bundle.variant import Limits
 
 PRECISIONS = ("fp16", "int8", "int4")
 PRODUCTS = 4

@@ -11,8 +11,6 @@ import pytest
 
 from builders.models.learned import write_learned
 from rexit import runtime
-from rexit.bundle import Bundle, Catalog, Split
-from rexit.checks import check_golden
 from rexit.errors import InputError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
@@ -21,7 +19,9 @@ from rexit.exporter.graph.linear_layers import linears
 from rexit.exporter.graph.passes import array, constant
 from rexit.exporter.graph.targets import Pass, Target, find_target
 from rexit.exporter.options import ExportOptions
+from rexit.format.bundle import Bundle, Catalog, Split
 from rexit.progress import silent
+from rexit.upkeep.checks import check_golden
 
 
 @pytest.fixture(scope="module")

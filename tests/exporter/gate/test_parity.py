@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from rexit.bundle import Bundle
 from rexit.errors import BackendError, ParityError
 from rexit.exporter.gate import parity
 from rexit.exporter.graph.chain import Chain, chunks
+from rexit.format.bundle import Bundle
 
 EXITS = (1, 2, 4)
 

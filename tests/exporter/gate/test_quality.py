@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from builders.data.token_slates import write_slates
-from rexit.baselines import ZERO
-from rexit.bundle import Bundle, Catalog, Split
+from rexit.data.baselines import ZERO
+from rexit.data.ranking import auc
+from rexit.data.slates_file import SlatesFile
 from rexit.errors import InputError, ParityError, QualityError
 from rexit.exporter.gate import quality
 from rexit.exporter.gate.quality import LogOdds, Prompts
@@ -20,10 +21,9 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs
+from rexit.format.bundle import Bundle, Catalog, Split
+from rexit.format.roles import chooses
 from rexit.progress import silent
-from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import auc
-from rexit.roles import chooses
 
 EXITS = (1, 2, 4)
 GATE = Gate(correlation=0.995, drop=0.001)

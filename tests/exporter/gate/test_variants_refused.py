@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rexit.bundle import Catalog
 from rexit.errors import InputError, ParityError
 from rexit.exporter import export
 from rexit.exporter.assembly import Draft
 from rexit.exporter.export import _Base, _DraftMaker, _judged, _Samples
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import chosen_targets
+from rexit.format.bundle import Catalog
 from rexit.progress import Clock
 
 

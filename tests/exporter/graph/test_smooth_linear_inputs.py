@@ -9,7 +9,6 @@ import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import count, error, graph, run, weight
-from rexit.bundle import Bundle, Catalog
 from rexit.errors import InputError
 from rexit.exporter.graph import chain
 from rexit.exporter.graph.accelerators import quantize_dequantize_int8
@@ -18,6 +17,7 @@ from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
 from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.passes import array
 from rexit.exporter.graph.smooth_linear_inputs import EXPONENTS, best_smoothing, smooth_for_fixed_scales, smooth_linear_inputs
+from rexit.format.bundle import Bundle, Catalog
 
 K, N = 64, 96
 LAYER = """

@@ -10,12 +10,12 @@ import pytest
 
 from builders.bundles.bundle_files import contents
 from builders.models.checkpoints import LAYERS
-from rexit.bundle import Bundle
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import export_segment
+from rexit.format.bundle import Bundle
 
 FOLDER = "variants/cpu-fp32"
 

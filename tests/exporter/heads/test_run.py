@@ -18,9 +18,9 @@ from transformers import AutoModelForSequenceClassification
 from builders.data.indexed_catalog import WITH_VECTORS, byte_tokenizer, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
-from rexit import roles
-from rexit.baselines import LIGHTGCN, LIKES, baselines
-from rexit.bundle import Catalog
+from rexit.data.baselines import LIGHTGCN, LIKES, baselines
+from rexit.data.ranking import auc
+from rexit.data.slates import cut
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint
 from rexit.exporter.checkpoints.weights import decoder_model
@@ -33,8 +33,8 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.options import HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.ranking import auc
-from rexit.slates import cut
+from rexit.format import roles
+from rexit.format.bundle import Catalog
 
 USERS, WIDTH = 90, 64
 

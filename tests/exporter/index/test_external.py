@@ -11,8 +11,9 @@ import pytest
 
 from builders.data import ratings
 from oracles.assembler import Assembler, Space
-from rexit.bundle import Catalog
+from rexit.exporter.index import build_catalog
 from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
+from rexit.format.bundle import Catalog
 from running.command import Run
 from running.indexing import assert_refused
 
@@ -198,3 +199,13 @@ def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[s
 
 def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:
     assert_refused(run(*files[2:]), data, "--user-embeddings is given without --item-embeddings")
+
+
+def test_an_update_finds_similar_users_as_the_catalog_did(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    """By the users' own embeddings, not by those that their likes fold in."""
+    indexed(run, *files)
+    old = Catalog.open(data / "catalog")
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
+    fields = data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer"
+    build_catalog(*fields, old=old.path)
+    assert (Catalog.open(data / "newer").user_table["similar"] == old.user_table["similar"]).mean() > 0.95

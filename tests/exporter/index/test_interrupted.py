@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rexit.bundle import Catalog, new_folder
 from rexit.exporter import index as index_module
 from rexit.exporter import source_data as data_module
 from rexit.exporter.catalog import catalog_files as folder_module
+from rexit.format.bundle import Catalog, new_folder
 from running.command import Run
 from running.indexing import assert_nothing_written, edit
 

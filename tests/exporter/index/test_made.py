@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.bundle import Catalog
 from rexit.exporter.retriever import neighbours as lists
 from rexit.exporter.retriever.neighbours import Lists, similar_users
+from rexit.format.bundle import Catalog
 from running.command import Run
 from running.indexing import edit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rexit.bundle import Catalog
+from rexit.format.bundle import Catalog
 from running.command import Run
 from running.indexing import assert_refused, edit
 

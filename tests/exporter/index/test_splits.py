@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
+from rexit.data.slates import cut
 from rexit.exporter.options import LightGCNOptions
-from rexit.slates import cut
+from rexit.format.bundle import Catalog
+from rexit.format.bundle.catalog import SPLITS
 from running.command import Run
 
 

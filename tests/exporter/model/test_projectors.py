@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from builders.bundles.bundle_files import edit_json
 from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
-from rexit.bundle import Catalog
+from rexit.data.slates import cut
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, PROJECTORS, load_checkpoint
 from rexit.exporter.model.decoder import Decoder
@@ -24,7 +24,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.prompt_vectors import OfText, PassVectors, Projectors, Sources
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.slates import cut
+from rexit.format.bundle import Catalog
 
 
 @pytest.fixture(scope="module")

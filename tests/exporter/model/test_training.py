@@ -8,11 +8,11 @@ import torch
 
 from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_heads, tiny_model
-from rexit.bundle import Catalog
+from rexit.data.slates import TokenSlate
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Row, Rows, batches, fresh_projectors, packed_rows, parameter_groups
-from rexit.slates import TokenSlate
+from rexit.format.bundle import Catalog
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 
 from builders.data import ratings
 from oracles.assembler import Assembler, Space, shown_from
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.retriever.lightgcn import EVALUATE_EVERY
+from rexit.format.bundle import Catalog
 
 # A list of four drops two at a time.
 SHOWN_FROM = [0, 0, 0, 0, 0, *(first for first in range(2, 40, 2) for _ in range(2))]

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.preflight import check_fit, longest_part
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
+from rexit.format.bundle import Catalog
 
 LONG = "A very long title " * 12
 TEMPLATE = ratings.TEMPLATE.replace("[words]\n", '[words]\nmissing = "nobody knows"\n')  # more than a token

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.bundle import Catalog
+from rexit.data.slates import cut
 from rexit.exporter.options import LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.slates import cut
+from rexit.format.bundle import Catalog
 
 TEMPLATE = """
 prompt = "{user.gcn}|{history.recent:4}|{item.title:2} {item.gcn}|{history.nearest:3}:"

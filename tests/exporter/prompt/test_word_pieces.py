@@ -16,10 +16,10 @@ from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.pairs import bert, write_pairs
 from rexit import Request, runtime
-from rexit.bundle.manifest import WORD_PIECES, Pair, RerankerPrompt
+from rexit.data.texts import TextEncoder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.prompt.word_pieces import word_pieces
-from rexit.prompts.texts import TextEncoder
+from rexit.format.bundle.manifest import WORD_PIECES, Pair, RerankerPrompt
 
 MOST = 40
 SCRIPTS = [

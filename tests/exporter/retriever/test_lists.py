@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, in_lists, make_catalog
-from rexit.bundle import Catalog
 from rexit.errors import BundleError
 from rexit.exporter.retriever import neighbours as lists
 from rexit.exporter.retriever.neighbours import Lists, Neighbourhood
+from rexit.format.bundle import Catalog
 
 Half = NDArray[np.float16]
 

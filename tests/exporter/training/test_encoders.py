@@ -21,7 +21,8 @@ from builders.models.encoders import (
     write_plain,
 )
 from rexit import Request, runtime
-from rexit.bundle import Bundle
+from rexit.data.slates_file import SlatesFile
+from rexit.data.texts import bundle_encoder
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
@@ -30,8 +31,7 @@ from rexit.exporter.model.training import parameter_groups
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.fine_tuning import make_model, train_model
 from rexit.exporter.training.trainer import Pairs, first_loss
-from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import bundle_encoder
+from rexit.format.bundle import Bundle
 from running.command import Run, assert_one_line
 
 QUERY, DOCUMENTS = "word1", ["word1 word2", "word3", "", " ".join(WORDS)]

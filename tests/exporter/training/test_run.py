@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_model
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.checkpoint import HEADS, PROJECTORS
 from rexit.exporter.export import export_bundle
@@ -26,6 +25,7 @@ from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.fine_tuning import exit_depths, make_model, still_falling, train_model
 from rexit.exporter.training.trainer import Collator, Learner, joint_loss
+from rexit.format.bundle import Catalog
 from rexit.interrupts import interruptible
 from running.fast import fast
 

@@ -14,9 +14,9 @@ from builders.bundles.bundle_files import refresh, write_json
 from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
-from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
-from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
+from rexit.format.bundle import Bundle, Engine, FileEntry, OptimizationProfile
+from rexit.format.bundle.variant import Limits
 
 MAX_PREFIX = PROGRAM["max_prefix_tokens"]
 

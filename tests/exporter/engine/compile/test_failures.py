@@ -95,7 +95,7 @@ def test_full_disk(compiled: Path) -> None:
 def test_a_signal(compiled: Path) -> None:
     """A real one, on the command line, while a segment is being built; the builder ends too."""
     before = contents(engines_of(compiled))
-    command = [sys.executable, "-c", "from rexit.cli import main; main()", "compile", str(compiled)]
+    command = [sys.executable, "-c", "from rexit.doors.cli import main; main()", "compile", str(compiled)]
     process = subprocess.Popen(
         [*command, "--compute-capability", "8.6", "--force"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

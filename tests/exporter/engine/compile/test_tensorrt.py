@@ -10,8 +10,8 @@ import pytest
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
 from doubles.compiler import Doubles
-from rexit.bundle import Bundle, Engine
 from rexit.exporter.engine.compile import compile_engines, optimization_profiles
+from rexit.format.bundle import Bundle, Engine
 
 
 @pytest.fixture

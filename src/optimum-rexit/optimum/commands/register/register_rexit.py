@@ -26,7 +26,7 @@ class RexitExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimu
         parser.add_argument("words", nargs=REMAINDER)
 
     def run(self) -> NoReturn:
-        from rexit.cli import export_as
+        from rexit.doors.cli import export_as
 
         export_as("optimum-cli export rexit", self.args.words)
 
