@@ -190,7 +190,7 @@ def test_cancel(folder: Path) -> None:
     with runtime.open(folder) as session, ThreadPoolExecutor(1) as pool:
         expected = session.trace(USER_IDS[0], ITEM_IDS)
         for work in (session.score, session.trace):
-            call = pool.submit(work, USER_IDS[0], ITEM_IDS * 20_000)
+            call = pool.submit(work, USER_IDS[0], ITEM_IDS * (10_000 // len(ITEM_IDS)))
             while not call.done():
                 session.cancel()
                 time.sleep(0.01)
