@@ -68,6 +68,7 @@ struct WithStats : Answer {
   Stats all_stats;
   std::size_t exits;
   std::vector<rexit::Id> items;  // of scores or of a trace's rows
+  bool texts;                    // whether the catalog's ids are
 };
 using Scores = WithStats<rexit::Scores>;
 using Trace = WithStats<rexit::Trace>;
@@ -89,7 +90,9 @@ std::vector<rexit::Id> items_of(const rexit::JsonAnswer&, const rexit::Session&)
 // int64 [n], or a list of texts.
 template <class Answer>
 nb::object items(const Answer& answer) {
-  if (!answer.items.empty() && std::holds_alternative<std::string>(answer.items.front())) return nb::cast(answer.items);
+  const bool are_texts =
+      answer.items.empty() ? answer.texts : std::holds_alternative<std::string>(answer.items.front());  // token ids have numbers
+  if (are_texts) return nb::cast(answer.items);
   std::vector<std::int64_t> numbers;
   for (const rexit::Id& id : answer.items) numbers.push_back(std::get<std::int64_t>(id));
   return nb::cast(to_array<std::int64_t>(std::move(numbers)));
@@ -161,7 +164,8 @@ class Session {
       auto answer = use(session, text, options);
       const Stats stats{answer.stats, session.segments()};
       std::vector<rexit::Id> ids = items_of(answer, session);
-      return WithStats<decltype(answer)>{std::move(answer), stats, session.bundle().info().exits, std::move(ids)};
+      const rexit_bundle_info info = session.bundle().info();
+      return WithStats<decltype(answer)>{std::move(answer), stats, info.exits, std::move(ids), info.string_item_ids != 0};
     });
   }
 
