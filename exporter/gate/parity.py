@@ -145,5 +145,5 @@ _MARGIN = 4
 
 
 def tolerance(differences: Iterable[dict[str, float]], least: float) -> float:
-    """How far log-odds may be from the golden ones in later runs, on any machine. differences: results of `compare` on this one."""
+    """How far log-odds may be from the golden ones on any machine. differences: what `compare` returned on this one."""
     return max(least, _MARGIN * max(value for row in differences for value in row.values()))

@@ -212,7 +212,8 @@ int pipe(const Options& options) {
     } else if (line.find_first_not_of(" \t\r") != line.npos) {
       Peek request = peek(line);
       // The session that has this user's prefix. A hash of an integer may be the integer, and ids may have a stride.
-      const std::size_t index = request.has_owner ? (request.prefix_owner * 0x9e3779b97f4a7c15u >> 32) % workers.size() : freest(workers);
+      const std::size_t index =
+          request.has_owner ? (request.prefix_owner * 0x9e3779b97f4a7c15u >> 32) % workers.size() : freest(workers);
       workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), lines.arrival()}));
     }
   }

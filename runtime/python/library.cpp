@@ -195,7 +195,9 @@ class Embeddings {
            std::is_sorted(offsets.data(), offsets.data() + offsets.size()) &&
            std::all_of(rows.data(), rows.data() + rows.size(),
                        [users](std::int32_t row) { return row >= 0 && static_cast<std::size_t>(row) < users; });
-    if (!fits) throw std::invalid_argument("lists: expected a centre as wide as the embeddings and ascending offsets for each list, and every user's row");
+    if (!fits)
+      throw std::invalid_argument(
+          "lists: expected a centre as wide as the embeddings and ascending offsets for each list, and every user's row");
   }
 
   Halves users_, items_, fold_in_;

@@ -20,7 +20,6 @@ from rexit.format.request import MAX_CANDIDATES
 PAIR = Pair(tokens=24, vocabulary=20)
 
 
-
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "bundle", bert(["wing", "drag", "##s"]), PAIR)

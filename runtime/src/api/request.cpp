@@ -289,7 +289,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   // Before another candidate is read, of which there are `count`.
   void check_count(std::size_t count) const {
     if (count >= max_request_candidates)
-      fail(REXIT_INVALID_ARGUMENT, name_of(field_), " has more than ", max_request_candidates, " candidates, the most of a request");
+      fail(REXIT_INVALID_ARGUMENT, name_of(field_), " has more than ", max_request_candidates,
+           " candidates, the most of a request");
   }
 
   bool take(const Scalar& value) {

@@ -19,9 +19,9 @@ constexpr std::size_t max_request_candidates = REXIT_MAX_CANDIDATES;
 
 // What ends the reading of a request before its end.
 struct ReadLimits {
-  Clock::time_point start = Clock::now();           // of the call
-  std::int64_t deadline_us = 0, waited_us = 0;      // as in rexit_call_options
-  const std::atomic<bool>* cancelled = nullptr;     // must outlive the call
+  Clock::time_point start = Clock::now();        // of the call
+  std::int64_t deadline_us = 0, waited_us = 0;   // as in rexit_call_options
+  const std::atomic<bool>* cancelled = nullptr;  // must outlive the call
 };
 
 // Reads a request for `bundle` into `out`, and reuses its memory. docs/format/request.md lists the fields. A message begins with

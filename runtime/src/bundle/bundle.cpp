@@ -249,9 +249,7 @@ std::string select_variant(const std::vector<std::string>& names, const char* na
 
 }  // namespace
 
-float Variant::rounding() const noexcept {
-  return precision == "fp32" ? 1e-4f : std::max(0.01f, tolerance.value_or(0.0f));
-}
+float Variant::rounding() const noexcept { return precision == "fp32" ? 1e-4f : std::max(0.01f, tolerance.value_or(0.0f)); }
 
 std::vector<std::string> variant_names(const Folder& bundle) {
   return names_of(read_json(bundle.open(manifest_name), "rexit export").root().at("variants"));

@@ -179,8 +179,8 @@ struct Contradiction {
 // The first candidate that reached an exit with other log-odds than the trace has there, or that stopped at another exit than
 // the policy says of the log-odds which it reached. Numbers are compared within rounding; the decision is exact, since it is
 // held against the very numbers that it was made from.
-std::optional<Contradiction> contradiction(const Bundle& bundle, const std::vector<float>& trace, const std::vector<float>& reached,
-                                           const std::vector<Score>& scores) {
+std::optional<Contradiction> contradiction(const Bundle& bundle, const std::vector<float>& trace,
+                                           const std::vector<float>& reached, const std::vector<Score>& scores) {
   const std::size_t exits = bundle.exits();
   const float rounding = bundle.variant().rounding();
   const std::int64_t offsets[] = {0, static_cast<std::int64_t>(scores.size())};
@@ -190,8 +190,7 @@ std::optional<Contradiction> contradiction(const Bundle& bundle, const std::vect
     for (std::size_t k = 0; k <= answer.exit; ++k) {
       const float z = reached[item * exits + k], traced = trace[item * exits + k];
       if (!(std::fabs(z - traced) <= rounding * std::max(1.0f, std::fabs(z))))
-        return Contradiction{
-            item, "log-odds " + fixed(z) + " at exit " + std::to_string(k) + ", the trace has " + fixed(traced)};
+        return Contradiction{item, "log-odds " + fixed(z) + " at exit " + std::to_string(k) + ", the trace has " + fixed(traced)};
     }
     if (answer.exit != expected[item])
       return Contradiction{item,

@@ -97,7 +97,8 @@ class Session {
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
   // `start`: the beginning of the call, from which the deadline and all times count. The scores are valid until the next call.
-  // `reached`: receives the log-odds of the exits that each candidate reached, [candidates, exits], NaN at the others; null: none.
+  // `reached`: receives the log-odds of the exits that each candidate reached, [candidates, exits], NaN at the others; null:
+  // none.
   const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats,
                                   std::vector<float>* reached = nullptr);
   // [items, exits], valid until the next call.
