@@ -27,7 +27,7 @@ rexit::Request request_of(int candidates) {
 }
 
 // Seconds of work: thousands of passes.
-rexit::Request long_request() { return request_of(100'000); }
+rexit::Request long_request() { return request_of(10'000); }
 
 class CancelTest : public testing::Test {
  protected:
@@ -71,7 +71,7 @@ TEST_F(CancelTest, TheCallEndsSoon) {
     return std::chrono::steady_clock::now() - start;
   };
   const rexit::Request many = long_request();
-  const rexit::Request tenth = request_of(10'000);
+  const rexit::Request tenth = request_of(1'000);
   auto cancelled_after = std::chrono::steady_clock::duration::max();
   for (int round = 0; round < 3; ++round) {
     const auto after = time_of([&] { EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED); });
@@ -92,7 +92,7 @@ TEST_F(CancelTest, AWarmUpEndsToo) {
 
 // A cancellation counts from the beginning of the call, also while the request is read.
 TEST_F(CancelTest, WhileARequestIsRead) {
-  std::string text = R"({"user": 106, "items": [8)";
+  std::string text = R"({"user": 106, "items": [8], "recent": [8)";
   for (int i = 1; i < 100'000; ++i) text += ",8";
   text += "]}";
   std::atomic<rexit_status> status{REXIT_OK};
