@@ -327,12 +327,15 @@ class _Base:
         chain = draft.chain(options.max_tokens)
         differences, pairs = parity.compare(chain, tracked(golden, "parity", progress))
         parity.check(differences, exits, options.tolerance)
+        by_kernels, _ = parity.compare(draft.chain(options.max_tokens, kernels=True), golden)
+        parity.check(by_kernels, exits, parity.tolerance(differences, options.tolerance))
+        allowed = parity.tolerance([*differences, *by_kernels], options.tolerance)
         clock.lap("parity")
         sampled: Sequence[Activations] = [{}] * len(exits)
         if prompts := loaded.samples.sampled:
             sampled = sample(chain, prompts, progress)
             clock.lap("activations")
-        return cls(draft, Judged(list(golden), differences, options.tolerance, None), pairs, sampled)
+        return cls(draft, Judged(list(golden), differences, allowed, None), pairs, sampled)
 
 
 @dataclass(frozen=True)
@@ -385,7 +388,7 @@ def _judged(
                 quality = judges.assess(target, deployed(draft), left_out)
             quality.check(options.accept_loss)
             own = draft.chain(options.max_tokens)
-            passed.append((draft, judge(target, own, golden, quality)))
+            passed.append((draft, judge(target, own, deployed(draft), golden, quality)))
         except ParityError as exc:
             refused[target.variant] = exc
             shutil.rmtree(draft.folder, ignore_errors=True)  # gone if its segments were traced again

@@ -8,7 +8,7 @@ DEMO := $(BUILD)/demo
 EPOCHS ?= 1
 POLICY := $(DEMO)/bundle/variants/cpu-int8/policy.json
 
-demo: $(DEMO)/summary.json
+demo: $(DEMO)/summary.json $(DEMO)/.verified
 	@$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --show
 
 $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | $(BUILD)/.installed
@@ -50,3 +50,8 @@ $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/doors/cli/
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
     src/rexit/doors/cli/check/bench.py $$(call imports,src/rexit/upkeep/measure.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score
+
+# Last, since it checks the policy, too.
+$(DEMO)/.verified: $(POLICY) $(DEMO)/summary.json $$(call imports,src/rexit/upkeep/checks.py)
+	$(BIN)/rexit verify $(DEMO)/bundle
+	@touch $@

@@ -6,7 +6,7 @@ FOUND := $(BUILD)/demo-search
 SEARCH_POLICY := $(FOUND)/bundle/variants/cpu-int8/policy.json
 STEPS ?= 360
 
-demo-search: $(FOUND)/summary.json
+demo-search: $(FOUND)/summary.json $(FOUND)/.verified
 	@$(BIN)/python $(SEARCH)/summary.py $(FOUND) --show
 
 $(BUILD)/.bm25s: $(BUILD)/.installed
@@ -35,3 +35,8 @@ $(SEARCH_POLICY): $(FOUND)/bundle/manifest.json $(BUILD)/.installed \
 
 $(FOUND)/summary.json: $(SEARCH_POLICY) $$(call imports,$(SEARCH)/summary.py)
 	PYTHONPATH=examples/reranker $(BIN)/python $(SEARCH)/summary.py $(FOUND)
+
+# Last, since it checks the policy, too.
+$(FOUND)/.verified: $(SEARCH_POLICY) $(FOUND)/summary.json $$(call imports,src/rexit/upkeep/checks.py)
+	$(BIN)/rexit verify $(FOUND)/bundle
+	@touch $@

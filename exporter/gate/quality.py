@@ -298,10 +298,6 @@ def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> Inte
     return mean_by_user(values[known], numbers)[1:] if numbers.max(initial=-1) + 1 >= MIN_USERS else None
 
 
-_MARGIN = 4
-"""The tolerance is this multiple of the largest difference, up to the target's cap: other machines round differently."""
-
-
 @dataclass(frozen=True)
 class Judged:
     """What later runs of a variant are checked against.
@@ -347,15 +343,17 @@ class Judge:
         return replace(assess(self._prompts, exits, target.gate, self._expected[:, columns], actual), left_out=left_out)
 
 
-def judge(target: Target, chain: Chain, slates: Sequence[GoldenSlate], quality: Quality) -> Judged:
+def judge(target: Target, chain: Chain, deployed: Chain, slates: Sequence[GoldenSlate], quality: Quality) -> Judged:
     """Returns what later runs of a variant of lower precision are checked against.
 
     A sum that differs in its last bit can round to another integer, and change all later layers. The golden slates are only a
-    sample of that, so the tolerance is a multiple of their largest difference. More than the target's cap is an error.
+    sample of that, so the tolerance is a multiple of their largest difference: between the ways of running the graphs, and of the
+    runtime's kernels from the functions that define them. More than the target's cap is an error.
 
     Args:
         target: a target with a cap.
         chain: the variant's graphs.
+        deployed: the same by the runtime's kernels.
         slates: the golden slates.
         quality: of the variant, which is written.
 
@@ -366,5 +364,7 @@ def judge(target: Target, chain: Chain, slates: Sequence[GoldenSlate], quality: 
     own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates)) for slate in slates]
     differences, _ = parity.compare(chain, own)
     parity.check(differences, [row.layers for row in quality.exits], target.cap, f"{target.variant}'s own for the whole slate")
-    worst = max(value for row in differences for value in row.values())
-    return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), quality.to_json())
+    by_kernels, _ = parity.compare(deployed, own)
+    parity.check(by_kernels, [row.layers for row in quality.exits], target.cap, f"{target.variant}'s own without kernels")
+    tolerance = parity.tolerance([*differences, *by_kernels], target.tolerance)
+    return Judged(own, differences, min(target.cap, tolerance), quality.to_json())

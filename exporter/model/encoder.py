@@ -105,6 +105,9 @@ class Encoder(Decoder):
             before = torch.cumsum(counts.float(), 1).long() - counts  # TensorRT sums no integers
             starts = torch.arange(ids.shape[1], device=ids.device) - positions
             inputs["position_ids"] = (before - before.gather(1, starts) + 1) * counts + self.padding
+            inputs["attention_mask"] = torch.ones_like(
+                ids
+            )  # without it, transformers takes positions that fall for several texts
         if self.types:
             inputs["token_type_ids"] = second.long() if self.types > 1 else torch.zeros_like(ids)
         return inputs

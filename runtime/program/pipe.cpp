@@ -33,6 +33,7 @@ std::string dump(const ordered_json& value) { return value.dump(-1, ' ', false, 
 struct Peek {
   std::string id;                  // JSON; empty: none
   std::uint64_t prefix_owner = 0;  // equal for requests that share a prefix: a hash of the user, or of the prefix's tokens
+  bool has_owner = false;          // false: there is no prefix, so any session will do
 };
 
 class PeekReader final : public json::json_sax_t {
@@ -62,8 +63,10 @@ class PeekReader final : public json::json_sax_t {
   template <class Value>
   bool read(const Value& value, const std::string& text) {
     if (is_id()) peek_.id = text;
-    if ((depth_ == 1 && key_ == "user") || (depth_ == 2 && key_ == "prefix"))
+    if ((depth_ == 1 && key_ == "user") || (depth_ == 2 && key_ == "prefix")) {
+      peek_.has_owner = true;
       peek_.prefix_owner = peek_.prefix_owner * 31 + std::hash<Value>()(value);
+    }
     return true;
   }
 
@@ -139,8 +142,10 @@ class Worker {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return jobs_.size() < queue_per_session; });
     jobs_.push_back(std::move(job));
+    ++unanswered_;
     changed_.notify_all();
   }
+  std::size_t jobs() const noexcept { return unanswered_; }  // waiting or running
 
  private:
   std::unique_ptr<Job> pop() {
@@ -153,7 +158,10 @@ class Worker {
   }
 
   void work() {
-    while (const auto job = pop()) answers_.write(answer(*job));
+    while (const auto job = pop()) {
+      answers_.write(answer(*job));
+      --unanswered_;
+    }
   }
 
   std::string answer(const Job& job) try {
@@ -171,8 +179,18 @@ class Worker {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Job>> jobs_;
+  std::atomic<std::size_t> unanswered_{0};
   std::thread thread_;
 };
+
+// The session with the fewest jobs; of equals the one after the last.
+std::size_t freest(const std::vector<std::unique_ptr<Worker>>& workers) {
+  static std::size_t last = 0;
+  std::size_t best = (last + 1) % workers.size();
+  for (std::size_t i = 1; i < workers.size(); ++i)
+    if (const std::size_t next = (last + 1 + i) % workers.size(); workers[next]->jobs() < workers[best]->jobs()) best = next;
+  return last = best;
+}
 
 }  // namespace
 
@@ -194,7 +212,8 @@ int pipe(const Options& options) {
     } else if (line.find_first_not_of(" \t\r") != line.npos) {
       Peek request = peek(line);
       // The session that has this user's prefix. A hash of an integer may be the integer, and ids may have a stride.
-      const std::size_t index = (request.prefix_owner * 0x9e3779b97f4a7c15u >> 32) % workers.size();
+      const std::size_t index =
+          request.has_owner ? (request.prefix_owner * 0x9e3779b97f4a7c15u >> 32) % workers.size() : freest(workers);
       workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), lines.arrival()}));
     }
   }

@@ -137,10 +137,11 @@ class WordPieces {
     {
       const nb::gil_scoped_release no_gil;
       core::TextTokens first, second;
-      pieces_.append(query, first);
+      const core::Deadline no_deadline({}, 0);
+      pieces_.append(query, first, no_deadline);
       for (const std::string& document : documents) {
         second.clear();
-        pieces_.append(document, second);
+        pieces_.append(document, second, no_deadline);
         const std::size_t size = second.tokens.size(), whole = first.tokens.size() + size + pieces_.special();
         cuts.push_back(pieces_.append_pair(first.tokens.data(), first.tokens.size(), second.tokens.data(),
                                            std::min(size, most.value_or(size)), tokens) < whole);
@@ -169,6 +170,7 @@ class Embeddings {
       : users_(std::move(users)), items_(std::move(items)), fold_in_(std::move(fold_in)), arrays_(std::move(lists)) {
     if (arrays_) {
       const auto& [probes, centres, offsets, rows] = *arrays_;
+      check_lists(centres, offsets, rows);
       lists_ = core::UserLists(probes, {halves(centres), centres.size()}, {offsets.data(), offsets.size()},
                                {rows.data(), rows.size()});
     }
@@ -185,6 +187,19 @@ class Embeddings {
   }
 
  private:
+  // A search reads centres and rows by the offsets, unchecked.
+  void check_lists(const Halves& centres, const InArray<std::int64_t, 1>& offsets, const InArray<std::int32_t, 1>& rows) const {
+    const std::size_t lists = centres.shape(0), users = users_.shape(0);
+    bool fits = centres.shape(1) == users_.shape(1) && offsets.size() == lists + 1 && rows.size() == users;
+    fits = fits && offsets.data()[0] == 0 && offsets.data()[lists] == static_cast<std::int64_t>(users) &&
+           std::is_sorted(offsets.data(), offsets.data() + offsets.size()) &&
+           std::all_of(rows.data(), rows.data() + rows.size(),
+                       [users](std::int32_t row) { return row >= 0 && static_cast<std::size_t>(row) < users; });
+    if (!fits)
+      throw std::invalid_argument(
+          "lists: expected a centre as wide as the embeddings and ascending offsets for each list, and every user's row");
+  }
+
   Halves users_, items_, fold_in_;
   std::optional<Lists> arrays_;
   std::optional<core::UserLists> lists_;

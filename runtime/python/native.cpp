@@ -68,6 +68,7 @@ struct WithStats : Answer {
   Stats all_stats;
   std::size_t exits;
   std::vector<rexit::Id> items;  // of scores or of a trace's rows
+  bool texts;                    // whether the catalog's ids are
 };
 using Scores = WithStats<rexit::Scores>;
 using Trace = WithStats<rexit::Trace>;
@@ -89,7 +90,9 @@ std::vector<rexit::Id> items_of(const rexit::JsonAnswer&, const rexit::Session&)
 // int64 [n], or a list of texts.
 template <class Answer>
 nb::object items(const Answer& answer) {
-  if (!answer.items.empty() && std::holds_alternative<std::string>(answer.items.front())) return nb::cast(answer.items);
+  const bool are_texts =
+      answer.items.empty() ? answer.texts : std::holds_alternative<std::string>(answer.items.front());  // token ids have numbers
+  if (are_texts) return nb::cast(answer.items);
   std::vector<std::int64_t> numbers;
   for (const rexit::Id& id : answer.items) numbers.push_back(std::get<std::int64_t>(id));
   return nb::cast(to_array<std::int64_t>(std::move(numbers)));
@@ -161,7 +164,8 @@ class Session {
       auto answer = use(session, text, options);
       const Stats stats{answer.stats, session.segments()};
       std::vector<rexit::Id> ids = items_of(answer, session);
-      return WithStats<decltype(answer)>{std::move(answer), stats, session.bundle().info().exits, std::move(ids)};
+      const rexit_bundle_info info = session.bundle().info();
+      return WithStats<decltype(answer)>{std::move(answer), stats, info.exits, std::move(ids), info.string_item_ids != 0};
     });
   }
 
@@ -343,6 +347,7 @@ void bind_answers(nb::module_& module) {
               "Names of the first stages' `scores` that exit zero reads, of which requests must have some; empty: none.")
       .def_ro("rounding", &rexit_bundle_info::rounding,
               "How far a score's log-odds may be from those of a trace; relative above 1.")
+      .def_ro("max_candidates", &rexit_bundle_info::max_candidates, "The most candidates of a request.")
       .def_ro("policy_sha256", &Info::policy_sha256, "Digest of the variant's policy.json; empty without a policy.");
   nb::class_<ExitInfo>(module, "ExitInfo",
                        "One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate "

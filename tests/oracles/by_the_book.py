@@ -39,8 +39,9 @@ def by_the_book(policy: Policy, z: NDArray[np.float32]) -> tuple[list[int], NDAr
                 inside = above < top_k.k and (not top_k.ordered or above == surely)
                 if i not in stopped and (surely >= top_k.k or inside):
                     stopped[i] = e
-        left = sorted((i for i in range(n) if i not in stopped), key=lambda i: (-c[i, e], i))
-        stopped |= {i: e for i in left[policy.exits[e].keep :] if policy.exits[e].keep}
+        left = [i for i in range(n) if i not in stopped]
+        larger = {i: sum(c[j, e] > c[i, e] for j in left) for i in left}
+        stopped |= {i: e for i in left if policy.exits[e].keep and larger[i] >= policy.exits[e].keep}
         if n - len(stopped) <= policy.quorum:
             stopped |= {i: e for i in range(n) if i not in stopped}
     return [stopped.get(i, exits - 1) for i in range(n)], c

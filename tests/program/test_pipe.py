@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.pairs import bert, write_pairs
 from rexit import Request, runtime
+from rexit.format.bundle.manifest import Pair
 from running.program import PROGRAM, environment, run_program
 
 
@@ -200,3 +202,15 @@ def test_stdout_that_is_closed(bundle: Path) -> None:
     finally:
         os.close(write)
     assert ended.returncode == 1 and b"stdout: cannot be written: Broken pipe" in ended.stderr
+
+
+def test_requests_without_a_prefix_use_all_sessions(tmp_path: Path) -> None:
+    """Texts, and token ids without a prefix: no session has anything of theirs. One busy session would answer in order."""
+    texts = write_pairs(tmp_path / "bundle", bert(["wing", "drag", "##s"]), Pair(tokens=24, vocabulary=20))
+    long, short = ["drags wing " * 8] * 9_000, ["wing"]
+    for many, few in (
+        ({"query": "wing", "documents": long}, {"query": "wing", "documents": short}),
+        ({"candidates": [[1, 2, 3] * 5] * 9_000}, {"candidates": [[1]]}),
+    ):
+        answers = served(texts, [many | {"id": "long"}, few | {"id": "short"}], "--sessions", 2, "--threads", 1)
+        assert [one["id"] for one in answers] == ["short", "long"]

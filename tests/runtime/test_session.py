@@ -47,6 +47,7 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
         runtime.open(place)
     assert caplog.messages == []
     elsewhere = {"device": "cuda", "threads": 77, "machine": {"architecture": "pdp11", "onnxruntime": "0.9.1", "rexit": "0.0.9"}}
+    opened_before = runtime.open(place)
     replace(full, made_on=elsewhere).write(path)
     runtime.open(place).another()
     machine = here["machine"]
@@ -56,6 +57,7 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
     )
     advice = "stopping early may save less than it says; run `rexit calibrate` here"
     assert caplog.messages == [f"{path}: calibrated with {differences}: {advice}"] and caplog.records[0].name == "rexit"
+    assert opened_before.reloaded() is not None and caplog.messages[1:] == caplog.messages[:1]
 
 
 @pytest.mark.parametrize("calibrated", [(), ("second",), ("third", "second"), ("cpu-fp32", "third")])
@@ -190,7 +192,7 @@ def test_cancel(folder: Path) -> None:
     with runtime.open(folder) as session, ThreadPoolExecutor(1) as pool:
         expected = session.trace(USER_IDS[0], ITEM_IDS)
         for work in (session.score, session.trace):
-            call = pool.submit(work, USER_IDS[0], ITEM_IDS * 20_000)
+            call = pool.submit(work, USER_IDS[0], ITEM_IDS * (10_000 // len(ITEM_IDS)))
             while not call.done():
                 session.cancel()
                 time.sleep(0.01)

@@ -67,11 +67,12 @@ def test_only_who_goes_on_has_a_prompt(tmp_path: Path) -> None:
     trace, (_, candidates) = session.trace(USER, ITEM_IDS), session.prompt(USER, ITEM_IDS)
     write_policy(folder, first([3, None, None, None]))
     scores = runtime.open(folder).score(USER, ITEM_IDS)
-    best = np.argsort(-trace[:, 0], kind="stable")[:3]
+    best = np.flatnonzero(trace[:, 0] >= np.sort(trace[:, 0])[-3])  # those that tie at the cut share one fate
+    assert len(best) > 3
     assert np.flatnonzero(scores.exit == 3).tolist() == sorted(best) and set(scores.exit) == {0, 3}
     np.testing.assert_allclose(scores.log_odds[best], trace[best, 3], atol=1e-4)
     assert scores.stats.candidate_tokens == sum(len(candidates[n]) for n in best)
-    assert scores.stats.candidate_layers == 3 * EXITS[-1] and scores.stats.candidates == len(ITEM_IDS)
+    assert scores.stats.candidate_layers == len(best) * EXITS[-1] and scores.stats.candidates == len(ITEM_IDS)
 
 
 @pytest.mark.medium

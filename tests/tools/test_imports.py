@@ -56,3 +56,12 @@ def test_make_names_files_that_exist() -> None:
         text = re.sub(r"\$\(MOVIELENS\)", "examples/movielens", makefile.read_text())
         files = [file for words in re.findall(r"^[^#\n]*\$\$\(call imports,([^)]+)\)", text, re.M) for file in words.split()]
         assert files and [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_demos_end_with_verify(tmp_path: Path) -> None:
+    """The step before what they show: a fresh bundle must pass its own check."""
+    for demo, folder in (("demo", "demo"), ("demo-search", "demo-search")):
+        words = ["make", "-n", demo, f"BUILD={tmp_path}", f"VENV={Path(sys.prefix)}"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        commands = [line for line in done.stdout.splitlines() if "rexit " in line or ".py " in line]
+        assert commands[-2].endswith(f"rexit verify {tmp_path}/{folder}/bundle") and commands[-1].endswith("--show")

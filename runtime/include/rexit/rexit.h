@@ -87,6 +87,9 @@ extern "C" {
 #define REXIT_VERSION_MINOR 1
 #define REXIT_VERSION_PATCH 0
 
+/* The most candidates of a request, whether it names ids, retrieves them, or has token ids or texts. */
+#define REXIT_MAX_CANDIDATES 10000
+
 /* The library's version, "0.1.0". It may differ from that of the header which the program was compiled with. */
 REXIT_API const char* rexit_version(void);
 
@@ -229,6 +232,7 @@ typedef struct rexit_bundle_info {
   const char* const* score_names; /* [scores]; valid until the bundle is closed */
   int32_t takes_texts;            /* 1: a request may be `query` and `documents`; 0: it has token ids in place of texts */
   float rounding;                 /* a score's log-odds may be as far from those of a trace; relative above 1 */
+  size_t max_candidates;          /* of a request: REXIT_MAX_CANDIDATES */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);

@@ -336,8 +336,9 @@ class Request {
     return *this;
   }
   Request& as_of(std::int64_t time) { return detail::write(field("as_of"), time), *this; }
-  // The value of {input.NAME}, one call for each name.
+  // The value of {input.NAME}, one call for each name. Throws std::invalid_argument for a number that is not finite.
   Request& input(std::string_view name, const Input& value) {
+    if (const auto* number = std::get_if<double>(&value)) require_finite("inputs." + std::string(name), *number);
     std::string& json = detail::write_key(inputs_, name);
     std::visit([&](const auto& of_kind) { write_input(json, of_kind); }, value);
     return *this;
@@ -353,7 +354,11 @@ class Request {
   Request& top_k(std::size_t k) { return detail::write(field("top_k"), static_cast<std::int64_t>(k)), *this; }
   // Leaves out candidates below the policy's floor. The answer may be empty.
   Request& floor() { return field("floor") += "true", *this; }
-  Request& deadline_ms(double milliseconds) { return detail::write(field("deadline_ms"), milliseconds), *this; }
+  // Throws std::invalid_argument for a number that is not finite.
+  Request& deadline_ms(double milliseconds) {
+    require_finite("deadline_ms", milliseconds);
+    return detail::write(field("deadline_ms"), milliseconds), *this;
+  }
   Request& force_exit(std::size_t exit) { return detail::write(field("force_exit"), static_cast<std::int64_t>(exit)), *this; }
 
   std::string json() const {
@@ -364,6 +369,9 @@ class Request {
   }
 
  private:
+  static void require_finite(const std::string& name, double number) {
+    if (!std::isfinite(number)) throw std::invalid_argument(name + " is infinite or NaN, expected a finite number");
+  }
   static void write_input(std::string& json, double number) { detail::write(json, number); }
   static void write_input(std::string& json, const std::string& text) { detail::write(json, std::string_view(text)); }
   static void write_input(std::string& json, const std::vector<std::int32_t>& tokens) { detail::write(json, tokens); }

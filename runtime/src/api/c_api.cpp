@@ -16,13 +16,15 @@
 using namespace rexit::core;
 
 struct rexit_bundle {
-  explicit rexit_bundle(std::shared_ptr<const LoadedBundle> opened) : loaded(std::move(opened)) {
+  rexit_bundle(std::shared_ptr<const LoadedBundle> opened, Conditions conditions)
+      : loaded(std::move(opened)), here(std::move(conditions)) {
     if (!loaded->bundle.reads_scores()) return;
     for (const std::string& name : loaded->bundle.program().scores) score_names.push_back(name.c_str());
   }
 
   std::shared_ptr<const LoadedBundle> loaded;
   std::vector<const char*> score_names;  // of exit zero
+  Conditions here;                       // what it runs under
 };
 
 struct rexit_session {
@@ -82,13 +84,19 @@ class SessionLock {
   const Bundle& bundle() const noexcept { return handle_->session.loaded().bundle; }
   // `options`: may be null.
   const Request& read(const char* request, std::size_t bytes, const rexit_call_options* options = nullptr) const {
-    read_request({bytes != 0 ? required(request, "request") : "", bytes}, bundle(), handle_->request);
+    ReadLimits limits{start_, 0, 0, &handle_->session.cancelled()};
+    if (options != nullptr) {
+      limits.deadline_us = options->deadline_us;
+      limits.waited_us = options->waited_us;
+    }
+    read_request({bytes != 0 ? required(request, "request") : "", bytes}, bundle(), handle_->request, limits);
     if (options != nullptr) apply_options(*options, bundle(), handle_->request);
     return handle_->request;
   }
 
  private:
   rexit_session* handle_;
+  const Clock::time_point start_ = Clock::now();
 };
 
 // Calls work() and returns REXIT_OK, or the status of what it throws.
@@ -140,9 +148,7 @@ std::string differences(const Conditions& recorded, const Conditions& here) {
   return differences;
 }
 
-void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& execution) {
-  Conditions here = conditions_of(bundle, execution);
-  here.rexit = version;
+void warn_if_calibrated_elsewhere(const Bundle& bundle, const Conditions& here) {
   const std::string changes = differences(bundle.calibrated_on(), here);
   if (!changes.empty())
     log(REXIT_LOG_WARNING, bundle.where_variant("policy.json") + ": calibrated with " + changes +
@@ -184,8 +190,10 @@ void open_bundle(const char* path, const rexit_bundle_options* options, rexit_bu
   const auto load_zero = [&](const Bundle& bundle) { return load_zero_graph(bundle, execution); };
   auto loaded = std::make_shared<const LoadedBundle>(path, execution.variant, make_factory, load_zero);
   log(REXIT_LOG_INFO, loaded->bundle.path() + ": opened variant " + loaded->bundle.variant().name);
-  warn_if_calibrated_elsewhere(loaded->bundle, execution);
-  *bundle_out = new rexit_bundle{std::move(loaded)};
+  Conditions here = conditions_of(loaded->bundle, execution);
+  here.rexit = version;
+  warn_if_calibrated_elsewhere(loaded->bundle, here);
+  *bundle_out = new rexit_bundle(std::move(loaded), std::move(here));
 }
 
 }  // namespace
@@ -220,8 +228,10 @@ rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** relo
     required(reloaded_out, "reloaded_out");
     rexit_bundle* reloaded = nullptr;
     if (opened.bundle.changed()) {
-      reloaded = new rexit_bundle{
-          std::make_shared<const LoadedBundle>(opened, [](const Bundle& next) { return load_zero_graph(next, Execution{}); })};
+      auto next = std::make_shared<const LoadedBundle>(
+          opened, [](const Bundle& refreshed) { return load_zero_graph(refreshed, Execution{}); });
+      warn_if_calibrated_elsewhere(next->bundle, bundle->here);
+      reloaded = new rexit_bundle(std::move(next), bundle->here);
       log(REXIT_LOG_INFO, opened.bundle.path() + ": reloaded variant " + opened.bundle.variant().name);
     }
     *reloaded_out = reloaded;
@@ -260,6 +270,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.score_names = bundle->score_names.data();
     info.takes_texts = opened.word_pieces() != nullptr ? 1 : 0;
     info.rounding = opened.variant().rounding();
+    info.max_candidates = max_request_candidates;
     *info_out = info;
   });
 }

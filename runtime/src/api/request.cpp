@@ -21,6 +21,8 @@ namespace rexit::core {
 namespace {
 
 constexpr double max_deadline_ms = 1e12;
+constexpr std::size_t values_per_check = 4096;
+static_assert(max_request_candidates == 10'000, "which a message below says");
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id",
                recent_expected[] = "ITEM, [ITEM, true] or [ITEM, false]";
 
@@ -51,7 +53,7 @@ struct FieldInfo {
 // By Field.
 constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"items", "an array of ids"},
-                                {"retrieve", "an integer from 1 to 2147483647"},
+                                {"retrieve", "an integer from 1 to 10000"},
                                 {"recent", "an array of ITEM, [ITEM, true] or [ITEM, false]"},
                                 {"as_of", "a 64-bit integer"},
                                 {"inputs", "an object of values by name"},
@@ -100,9 +102,11 @@ void check_exit(std::size_t exit, const Bundle& bundle) {
 // Receives the values from nlohmann's parser, in the order of the text.
 class Reader final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  Reader(const Bundle& bundle, Request& request)
+  Reader(const Bundle& bundle, Request& request, const ReadLimits& limits)
       : bundle_(bundle),
         to_(request),
+        limits_(limits),
+        deadline_(deadline_of(limits.deadline_us)),
         inputs_(bundle.program().inputs),
         has_input_(inputs_.size()),
         has_score_(request.scores.size()),
@@ -142,6 +146,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       return enter(Place::verdict);
     }
     if (place_ == Place::candidates) {
+      check_count(to_.tokens.counts.size());
       to_.tokens.counts.push_back(0);
       return enter(Place::candidate);
     }
@@ -237,6 +242,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if ((field_ == Field::query || field_ == Field::documents) && bundle_.word_pieces() == nullptr)
       fail(REXIT_INVALID_ARGUMENT, name_of(field_),
            " is set, but the bundle has no word_pieces.safetensors: it takes token ids, not texts");
+    if (field_ == Field::query || field_ == Field::documents) bundle_.word_pieces()->check_unchanged();
   }
 
   void begin_input(std::string_view name) {
@@ -275,7 +281,20 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     return take({Scalar::Kind::integer, text, value, static_cast<double>(value)});
   }
 
+  Deadline deadline_of(std::int64_t deadline_us) const {
+    // A deadline that passed while the request waited is refused when the options are applied.
+    return {limits_.start, deadline_us == 0 ? 0 : std::max<std::int64_t>(1, deadline_us - limits_.waited_us), limits_.cancelled};
+  }
+
+  // Before another candidate is read, of which there are `count`.
+  void check_count(std::size_t count) const {
+    if (count >= max_request_candidates)
+      fail(REXIT_INVALID_ARGUMENT, name_of(field_), " has more than ", max_request_candidates,
+           " candidates, the most of a request");
+  }
+
   bool take(const Scalar& value) {
+    if (++values_ % values_per_check == 0) deadline_.check("reading the request");
     Query& query = to_.query;
     switch (place_) {
       case Place::document:
@@ -285,6 +304,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         if (!value.is(Scalar::Kind::null)) take_field(value);
         return true;
       case Place::items:
+        check_count(query.items.size());
         query.items.push_back(item(value));
         return true;
       case Place::recent:
@@ -308,7 +328,8 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return true;
       case Place::documents:
         if (!value.is(Scalar::Kind::string)) refuse(value.shown());
-        bundle_.word_pieces()->append(value.text, to_.texts);
+        check_count(to_.texts.ends.size());
+        bundle_.word_pieces()->append(value.text, to_.texts, deadline_);
         return true;
       case Place::scores:
         if (!value.is(Scalar::Kind::null)) refuse(value.shown());
@@ -341,10 +362,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         return;
       case Field::query:
         if (!value.is(Scalar::Kind::string)) refuse(value.shown());
-        bundle_.word_pieces()->append(value.text, query_);
+        bundle_.word_pieces()->append(value.text, query_, deadline_);
         return;
       case Field::retrieve:
-        to_.query.retrieve = static_cast<std::size_t>(integer(value, 1, INT32_MAX));
+        to_.query.retrieve = static_cast<std::size_t>(integer(value, 1, max_request_candidates));
         return;
       case Field::as_of:
         to_.query.as_of = integer(value, INT64_MIN, INT64_MAX);
@@ -359,6 +380,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Field::deadline_ms:
         if (!value.is_number() || !(value.number > 0 && value.number <= max_deadline_ms)) refuse(value.shown());
         to_.deadline_us = std::max<std::int64_t>(1, std::llround(value.number * 1000));
+        deadline_ = deadline_of(to_.deadline_us);
         return;
       case Field::force_exit:
         to_.force_exit = static_cast<std::size_t>(integer(value, 0, INT32_MAX));
@@ -432,8 +454,10 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         fail(REXIT_INVALID_ARGUMENT, name_of(field), " is set, but the request is texts: expected query and documents");
     if (!has(Field::query)) fail(REXIT_INVALID_ARGUMENT, "query is missing, expected a string");
     if (to_.texts.ends.empty()) fail(REXIT_INVALID_ARGUMENT, "documents is empty, expected at least one text");
+    bundle_.word_pieces()->check_unchanged();  // nor while they were read
     std::size_t begin = 0;
     for (const std::size_t end : to_.texts.ends) {
+      deadline_.check("reading the request");
       to_.tokens.counts.push_back(bundle_.word_pieces()->append_pair(
           query_.tokens.data(), query_.tokens.size(), to_.texts.tokens.data() + begin, end - begin, to_.tokens.candidates));
       const std::size_t whole = query_.tokens.size() + (end - begin) + bundle_.word_pieces()->special();
@@ -577,6 +601,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
 
   const Bundle& bundle_;
   Request& to_;
+  const ReadLimits limits_;
+  Deadline deadline_;
+  std::size_t values_ = 0;  // read so far
   const std::vector<Input>& inputs_;
   std::vector<bool> has_input_;                 // [inputs_]: whether the request names it
   std::size_t input_ = 0;                       // the input that is being read
@@ -637,13 +664,13 @@ void append_score(const Session& session, const Score& score, bool truncated, st
 
 }  // namespace
 
-void read_request(std::string_view json, const Bundle& bundle, Request& out) {
+void read_request(std::string_view json, const Bundle& bundle, Request& out, const ReadLimits& limits) {
   if (json.size() > max_request_bytes)
     fail(REXIT_INVALID_ARGUMENT, "the request has ", json.size(), " bytes, expected at most ", max_request_bytes);
   if (const std::string error = unparsed_bytes_error(json); !error.empty()) fail(REXIT_INVALID_ARGUMENT, error);
   out.clear(bundle.program());
   const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
-  Reader reader(bundle, out);
+  Reader reader(bundle, out, limits);
   nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
   reader.check();
 }

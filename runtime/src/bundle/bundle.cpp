@@ -216,6 +216,15 @@ Program read_tokens(const Json& tokens, std::size_t max_positions) {
   return program;
 }
 
+// Whether only a pair's document is cut, or the longer text first.
+bool cuts_only_second(const Json& pair) {
+  if (!pair.has("truncation")) return false;
+  const Json truncation = pair.at("truncation");
+  if (truncation.string() != "only_second" && truncation.string() != "longest_first")
+    fail(REXIT_UNSUPPORTED, truncation.where(), ": is `", truncation.string(), "`, expected longest_first or only_second");
+  return truncation.string() == "only_second";
+}
+
 // Empty if there is no such file.
 std::string digest_of(const Folder& bundle, const std::string& path) {
   if (!bundle.has(path)) return {};
@@ -238,10 +247,7 @@ std::string select_variant(const std::vector<std::string>& names, const char* na
 
 }  // namespace
 
-float Variant::rounding() const noexcept {
-  const auto in_halves = [](const Segment& segment) { return segment.hidden_dtype == Element::float16; };
-  return std::any_of(segments.begin(), segments.end(), in_halves) ? 0.01f : 1e-4f;
-}
+float Variant::rounding() const noexcept { return precision == "fp32" ? 1e-4f : std::max(0.01f, tolerance.value_or(0.0f)); }
 
 std::vector<std::string> variant_names(const Folder& bundle) {
   return names_of(read_json(bundle.open(manifest_name), "rexit export").root().at("variants"));
@@ -297,7 +303,7 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path
     const Json pair = manifest.at("reranker").at("pair");
     word_pieces_ = std::make_unique<const WordPieces>(folder_.open(word_pieces_name),
                                                       std::min(pair.at("tokens").size(1, max_length), variant_.max_positions),
-                                                      pair.has("truncation") && pair.at("truncation").string() == "only_second");
+                                                      cuts_only_second(pair));
   }
 
   if (has_zero_ && program().numbers.empty())

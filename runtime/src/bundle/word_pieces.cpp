@@ -10,6 +10,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t blocks = 0x110000 / 256, max_added = 16, max_piece = 256, max_probes = 64;
+constexpr std::size_t check_interval = 4096;
 constexpr std::int32_t max_id = 1 << 30;
 constexpr std::uint64_t fnv_basis = 0xcbf29ce484222325, fnv_prime = 0x100000001b3;
 constexpr std::string_view inside = "##";
@@ -58,20 +59,23 @@ WordPieces::WordPieces(File file, std::size_t most, bool only_second)
       before_(table_.array<std::int32_t>("before", {std::nullopt})),
       between_(table_.array<std::int32_t>("between", {std::nullopt})),
       after_(table_.array<std::int32_t>("after", {std::nullopt})),
-      numbers_(table_.array<std::int32_t>("numbers", {5})),
       most_(most),
       only_second_(only_second) {
+  // Copied: of a file that is changed while it is open, sizes must not outgrow their arrays.
+  const auto numbers = table_.array<std::int32_t>("numbers", {5});
+  std::copy(numbers.begin(), numbers.end(), numbers_.begin());
+  const Array<std::int32_t> copied{numbers_.data(), numbers_.size()};
   if (slots_.size == 0 || (slots_.size & (slots_.size - 1)) != 0) fail_corrupt("slots", slots_.size);
   if (added_ids_.size > max_added) fail_corrupt("added.ids", added_ids_.size);
   const std::pair<const char*, const Array<std::int32_t>*> lists[] = {
-      {"added.ids", &added_ids_}, {"before", &before_}, {"between", &between_}, {"after", &after_}, {"numbers", &numbers_}};
+      {"added.ids", &added_ids_}, {"before", &before_}, {"between", &between_}, {"after", &after_}, {"numbers", &copied}};
   for (const auto& [name, ids] : lists)
     for (std::size_t i = 0; i < ids->size; ++i)
       if ((*ids)[i] < 0 || (*ids)[i] >= max_id) fail_corrupt(name, i);
   if (numbers_[2] > static_cast<std::int32_t>(max_piece)) fail_corrupt("numbers", 2);
 }
 
-void WordPieces::append(std::string_view text, TextTokens& out) const {
+void WordPieces::append(std::string_view text, TextTokens& out, const Deadline& deadline) const {
   // Where each added token comes next. Of two at one place the longer one is the token.
   std::array<std::size_t, max_added> next{};
   std::array<std::string_view, max_added> added;
@@ -83,7 +87,7 @@ void WordPieces::append(std::string_view text, TextTokens& out) const {
       if (next[i] != std::string_view::npos && next[i] < begin) next[i] = text.find(added[i], begin);
       if (next[i] < at || (next[i] == at && first != max_added && added[i].size() > added[first].size())) at = next[first = i];
     }
-    append_words(text.substr(begin, at - begin), out);
+    append_words(text.substr(begin, at - begin), out, deadline);
     if (at == std::string_view::npos) break;
     out.tokens.push_back(added_ids_[first]);
     begin = at + std::max<std::size_t>(added[first].size(), 1);
@@ -92,7 +96,7 @@ void WordPieces::append(std::string_view text, TextTokens& out) const {
   out.ends.push_back(out.tokens.size());
 }
 
-void WordPieces::append_words(std::string_view text, TextTokens& out) const {
+void WordPieces::append_words(std::string_view text, TextTokens& out, const Deadline& deadline) const {
   std::string& word = out.word;
   word.clear();
   std::size_t characters = 0;
@@ -105,7 +109,12 @@ void WordPieces::append_words(std::string_view text, TextTokens& out) const {
     append_code_point(code, word);
     ++characters;
   };
+  std::size_t unchecked = 0;  // code points since the last look at the clock
   while (!text.empty()) {
+    if (++unchecked == check_interval) {
+      deadline.check("tokenizing");
+      unchecked = 0;
+    }
     const std::uint32_t code = next_code_point(text);
     const std::int32_t page = pages_[code >> 8];
     if (page < 0 || static_cast<std::size_t>(page) >= characters_.size / 256) fail_corrupt("pages", code >> 8);

@@ -3,12 +3,14 @@
 // are. Opening checks shapes and types; what is read is checked when it is read.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
@@ -34,8 +36,9 @@ class WordPieces {
   std::size_t special() const noexcept { return before_.size + between_.size + after_.size; }  // tokens of a pair
   void check_unchanged() const { table_.check_unchanged(); }
 
-  // Appends the tokens of a text, which is valid UTF-8, without special ones around it. Throws REXIT_CORRUPT.
-  void append(std::string_view text, TextTokens& out) const;
+  // Appends the tokens of a text, which is valid UTF-8, without special ones around it. Throws REXIT_CORRUPT, REXIT_DEADLINE and
+  // REXIT_CANCELLED.
+  void append(std::string_view text, TextTokens& out, const Deadline& deadline) const;
 
   // Appends a query and a document with what stands around them, cut to the length of a pair. Returns the number of tokens.
   // Throws REXIT_TOO_LONG if the query leaves no room for a document.
@@ -43,7 +46,7 @@ class WordPieces {
                           std::size_t document_size, std::vector<std::int32_t>& out) const;
 
  private:
-  void append_words(std::string_view text, TextTokens& out) const;
+  void append_words(std::string_view text, TextTokens& out, const Deadline& deadline) const;
   void append_pieces(std::string_view word, std::size_t characters, std::vector<std::int32_t>& out) const;
   // The id of the piece `begin` + `rest`; -1: there is none.
   std::int32_t find(std::uint64_t hash, std::string_view begin, std::string_view rest) const;
@@ -64,7 +67,7 @@ class WordPieces {
   Array<std::int32_t> added_ends_, added_ids_;
   Array<std::int32_t> before_, between_, after_;  // special tokens around query and document
   // The unknown token; characters of a word and bytes of a piece at most; what is added to the ids of a query and a document.
-  Array<std::int32_t> numbers_;
+  std::array<std::int32_t, 5> numbers_{};
   std::size_t most_;
   bool only_second_;
 };

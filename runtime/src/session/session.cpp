@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <utility>
 
 #include "base/status.hpp"
@@ -194,12 +195,17 @@ bool Session::assemble_entering(const Request& request, const Deadline& deadline
   return true;
 }
 
-const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
+const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats,
+                                         std::vector<float>* reached) {
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   backend_.reset_segments();
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
+  StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
   begin(request, deadline, stats);
+  if (reached != nullptr) {
+    reached->assign(stats.candidates * loaded_->bundle.exits(), std::numeric_limits<float>::quiet_NaN());
+    rule.reached = reached->data();
+  }
   begin_slate(stats.candidates, state_->zero, rule);
   const bool runs = assemble_entering(request, deadline);
   stats.retrieval_us = microseconds_since(start);

@@ -96,7 +96,10 @@ class Session {
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
   // `start`: the beginning of the call, from which the deadline and all times count. The scores are valid until the next call.
-  const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
+  // `reached`: receives the log-odds of the exits that each candidate reached, [candidates, exits], NaN at the others; null:
+  // none.
+  const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats,
+                                  std::vector<float>* reached = nullptr);
   // [items, exits], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
@@ -111,6 +114,7 @@ class Session {
 
   // Call at the beginning and at the end of every call.
   void discard_cancellation() noexcept { backend_.discard_cancellation(); }
+  const std::atomic<bool>& cancelled() const noexcept { return backend_.cancelled(); }
   void cancel() noexcept { backend_.cancel(); }
   // [segments], of the last score, trace or warm-up, or since reset_segments().
   std::vector<SegmentStats> segments() const { return backend_.segments(); }

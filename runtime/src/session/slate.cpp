@@ -279,6 +279,7 @@ void Slate::apply_exit_rule(const Candidate& candidate, std::size_t exit, float 
              is_confident = stops_.reach(candidate.index, exit, exit_rule, rule.policy->patience, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(exit), z, c, false};
   if (rule.trace != nullptr) rule.trace[candidate.index * bundle_.exits() + exit] = z;
+  if (rule.reached != nullptr) rule.reached[candidate.index * bundle_.exits() + exit] = z;
   const bool runs_to_its_end = rule.trace != nullptr || rule.force_exit;
   stops_.set_stopped(candidate.index,
                      runs_to_its_end ? exit == rule.force_exit.value_or(bundle_.exits() - 1) : last || is_confident);

@@ -97,6 +97,7 @@ struct StopRule {
   const Policy* policy;                   // its maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
   float* trace = nullptr;                 // raw log-odds [candidates, exits]; if set, all run to the last exit
+  float* reached = nullptr;               // likewise, of the exits that each candidate reaches; changes no rule
 };
 
 struct Answer {

@@ -140,23 +140,15 @@ void SlateStops::stop_settled(const TopK& rule, const float* slacks) {
   }
 }
 
-// Stops all undecided candidates, more than `count`, but the `count` with the largest c; of equals, the first go on. With a
-// slack, those that may be beyond them, or with a negative one only those that surely are.
+// Stops the undecided candidates, more than `count`, than which at least `count` have a larger c: equals share one fate. With a
+// slack, those that may be such, or with a negative one only those that surely are.
 void SlateStops::keep_best(std::size_t count, float slack) {
   lows_.clear();
   for (const std::uint32_t i : undecided_) lows_.push_back(standings_[i].c);
   const Largest best(lows_, count);
-  const auto is_better = [&best](float c) { return c > best.kth; };
-  auto equals = count - static_cast<std::size_t>(std::count_if(lows_.begin(), lows_.end(), is_better));  // that go on
   for (const std::uint32_t i : undecided_) {
     const float c = standings_[i].c;
-    if (slack != 0) {
-      set_stopped(i, slack < 0 ? best.kth > c - 2 * slack : best.next >= c - 2 * slack);
-    } else {
-      const bool goes_on = is_better(c) | ((c == best.kth) & (equals != 0));
-      equals -= (goes_on & (c == best.kth)) ? 1 : 0;
-      set_stopped(i, !goes_on);
-    }
+    set_stopped(i, slack > 0 ? best.next >= c - 2 * slack : best.kth > c - 2 * slack);
   }
   drop_stopped();
 }

@@ -159,7 +159,7 @@ class TextEncoder:
         """
         if self._word_pieces is not None and instruction is None:
             tokens, ends, cuts = self._word_pieces.pairs(query, documents, max_document_tokens)
-            return [], [part.tolist() for part in np.split(tokens, ends[:-1])], cuts
+            return [], [part.tolist() for part in np.split(tokens, ends)[:-1]], cuts
         wait = -1 if deadline == math.inf else min(max(0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
         if not self._lock.acquire(timeout=wait):
             raise DeadlineError("the deadline passed while another request's texts were tokenized")

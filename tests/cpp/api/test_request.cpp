@@ -146,6 +146,10 @@ TEST_F(RequestTest, CandidatesAreNamed) {
   none_left(session, 3);
   EXPECT_EQ(Request("a \"b\"", {"c", "\n"}).top_k(1).json(), R"({"query":"a \"b\"","documents":["c","\u000a"],"top_k":1})");
   EXPECT_THROW(session.rerank("a", {"b"}), rexit::Error);  // it has a catalog
+  for (const double number : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THROW(Request(106).input("hour", number), std::invalid_argument) << "null would be a missing input";
+    EXPECT_THROW(Request(106).deadline_ms(number), std::invalid_argument) << "null would be no deadline";
+  }
   const Request retrieving = Request(106).retrieve(5).recent({8});
   EXPECT_EQ(session.score(retrieving).scores.size(), 5u);
   const std::vector<Id> items = items_of(session, 5);

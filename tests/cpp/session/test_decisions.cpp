@@ -48,12 +48,12 @@ TEST(Decisions, AreHeldAgainstTheTrace) {
   ASSERT_EQ(loaded->bundle.exits(), 3u);
   Fickle::candidates = check_golden(session, 1).candidates;
   ASSERT_GT(Fickle::candidates, 1u);
-  for (const Case& row :
-       {Case{1, 0, 0, "", ""}, Case{1, 2, 5e-5f, "", ""},
-        Case{1, 2, 0.01f, "cold", "log-odds 0.01000 at exit 2, the trace has 0.00000"},
-        Case{2, 2, -0.01f, "warm", "log-odds -0.01000 at exit 2, the trace has 0.00000"},
-        Case{1, 0, 1000, "cold", "stopped at exit 0, expected 2"}, Case{2, 1, 1000, "warm", "stopped at exit 1, expected 2"},
-        Case{0, 0, 1000, "cold", "stopped at exit 2, expected 0"}}) {
+  for (const Case& row : {Case{1, 0, 0, "", ""}, Case{1, 2, 5e-5f, "", ""},
+                          Case{1, 2, 0.01f, "cold", "log-odds 0.01000 at exit 2, the trace has 0.00000"},
+                          Case{2, 2, -0.01f, "warm", "log-odds -0.01000 at exit 2, the trace has 0.00000"},
+                          Case{1, 0, 1000, "cold", "log-odds 1000.00000 at exit 0, the trace has 0.00000"},
+                          Case{2, 1, 1000, "warm", "log-odds 1000.00000 at exit 1, the trace has 0.00000"},
+                          Case{0, 0, 1000, "cold", "log-odds 0.00000 at exit 0, the trace has 1000.00000"}}) {
     Fickle::call = row.call;
     Fickle::exit = row.exit;
     Fickle::offset = row.offset;

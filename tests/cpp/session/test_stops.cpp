@@ -77,6 +77,15 @@ TEST_F(SlateRulesTest, StoppedCandidatesAreNotCutShort) {
   EXPECT_FALSE(slate_answers[2].cut_short);
 }
 
+// The same document twice has one fate, wherever it stands in the request.
+TEST_F(SlateRulesTest, CandidatesThatTieAtTheCutShareOneFate) {
+  policy.keep = {2, 0, 0};
+  const std::vector<Answer>& slate_answers = answers({3, 0, 0, 5, 0, 0, 3, 0, 0, 1, 0, 0, 3, 0, 0}, {&policy, std::nullopt});
+  std::vector<std::size_t> reached;
+  for (const Answer& answer : slate_answers) reached.push_back(answer.exit);
+  EXPECT_EQ(reached, (std::vector<std::size_t>{2, 2, 2, 0, 2}));
+}
+
 // Row `row` of a table with `width` columns.
 template <class T>
 std::vector<T> row_of(const Array<T>& table, std::size_t row, std::size_t width) {

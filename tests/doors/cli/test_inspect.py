@@ -9,6 +9,7 @@ import pytest
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEMS
 from rexit import runtime
+from rexit.format.request import MAX_CANDIDATES
 from running.command import Run, assert_one_line, calibrate
 
 
@@ -17,12 +18,13 @@ def test_bundle_and_its_policy(run: Run, place: Path) -> None:
     assert "Not calibrated" in run("inspect", place / "bundle").out
     calibrate(run, place)
     shown = run("inspect", place / "bundle", "--json").json
-    assert shown["model"]["exits"] == [1, 2, 4]
+    assert shown["model"]["exits"] == [1, 2, 4] and shown["max_candidates"] == MAX_CANDIDATES
     (variant,) = shown["variants"]
     assert [s["depth"] for s in variant["segments"]] == ["0-1", "1-2", "2-4"]
     assert variant["policy"]["exits"][2]["layers"] == 4
     assert shown["catalog"]["counts"]["items"] == ITEMS
     text, largest = run("inspect", place / "bundle"), max(segment["bytes"] for segment in variant["segments"])
+    assert "A request has at most 10,000 candidates." in text.out
     assert text.code == 0 and "segment-2.onnx" in text.out and "history(recent, 4)" in text.out
     assert f"largest segment {largest / 1e3:.1f} kB" in text.out
     policy = run("inspect", place / "bundle/variants/cpu-fp32/policy.json", "--json").json

@@ -30,7 +30,9 @@ def test_whole_bundle_passes(run: Run, place: Path) -> None:
     calibrate(run, place)
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 0 and ended.json["ok"]
-    assert checks(ended) == dict.fromkeys(("digests", "traces", "rows", "policy", "prompts", "log-odds", "exit decisions"), "ok")
+    assert checks(ended) == dict.fromkeys(
+        ("digests", "traces", "reference", "rows", "policy", "prompts", "log-odds", "exit decisions"), "ok"
+    )
     assert "All checks passed." in run("verify", place / "bundle").out
     traces = place / "bundle" / "variants" / "cpu-fp32" / "traces.safetensors"
     for at in (-1, traces.read_bytes().index(b"prefix_tokens")):
@@ -48,7 +50,7 @@ def test_the_policy_is_calibration_s(run: Run, place: Path) -> None:
     policy.write_text(policy.read_text().replace('"patience": 1', '"patience": 2'))
     for state in ("SHA-256", "missing"):
         ended = run("verify", place / "bundle", "--json")
-        assert ended.code == 8 and checks(ended) == {"digests": "ok", "traces": "ok", "policy": "FAILED"}
+        assert ended.code == 8 and checks(ended) == {"digests": "ok", "traces": "ok", "reference": "ok", "policy": "FAILED"}
         assert f"policy.json: {state}" in failures_of(ended, "policy")[0]
         policy.unlink(missing_ok=True)
 

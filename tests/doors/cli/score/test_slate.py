@@ -65,7 +65,7 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
     [
         (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
         (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
-        (("--user", 100, "--retrieve", 0), 2, "retrieve is 0, expected an integer from 1 to 2147483647"),
+        (("--user", 100, "--retrieve", 0), 2, "retrieve is 0, expected an integer from 1 to 10000"),
         (("--user", 5, "--retrieve", 3), 2, "retrieve is 3, but user 5 likes no item that has an embedding"),
         (("--user", 100, "--items", "3", "--retrieve", 3), 2, "retrieve is set, and so is items: expected one of them"),
         (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),

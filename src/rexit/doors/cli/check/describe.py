@@ -14,6 +14,7 @@ from rexit.format.bundle.files import read_json, to_json
 from rexit.format.bundle.manifest import TOKENIZER, WORD_PIECES
 from rexit.format.bundle.policy import Policy
 from rexit.format.bundle.variant import Engine, Variant, engine_folders
+from rexit.format.request import MAX_CANDIDATES
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval", "zero")
 """Keys of catalog.json that say how `rexit index` made it."""
@@ -55,7 +56,8 @@ def _bundle(path: Path) -> dict[str, Any]:
     reranker = first.manifest.reranker
     if reranker is not None:
         requests["reranker"] = to_json(reranker)
-    return {"kind": "bundle", "path": str(path), "model": model, "variants": variants, **requests}
+    limits = {"max_candidates": MAX_CANDIDATES}
+    return {"kind": "bundle", "path": str(path), "model": model, **limits, "variants": variants, **requests}
 
 
 def _variant(bundle: Bundle) -> dict[str, Any]:

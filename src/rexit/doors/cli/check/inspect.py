@@ -115,6 +115,8 @@ def _print_description(description: dict[str, Any]) -> None:
     if (model := description.get("model")) is not None:
         short = {"checkpoint_sha256": f"{model['checkpoint_sha256'][:12]}…", "exits": ", ".join(map(str, model["exits"]))}
         print_values("Model", {**model, **short})
+    if "max_candidates" in description:
+        stdout.print(f"A request has at most {description['max_candidates']:,} candidates.\n")
     for section in description.get("variants", []):
         _print_variant(section)
     if "policy" in description:
