@@ -152,8 +152,7 @@ class _Tables:
 
     def _users(self, progress: Progress) -> catalog_files.Tensors:
         users, histories = self.space.users, catalog_files.histories(self.interactions, len(self.ids["user"]))
-        queries = users if self.own else None
-        similar = similar_users(users, self.space.fold_in, histories, self.neighbours, self.lists, progress, queries)
+        similar = similar_users(users, self.space.fold_in, histories, self.neighbours, self.lists, progress, self.own)
         return {
             **catalog_files.id_tensors(self.ids["user"]),
             **({"embeddings": users} if self.lists is None else self.lists.tensors(users)),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import _native
-from rexit.exporter.retriever.neighbours import Lists
+from rexit.exporter.retriever.neighbours import Lists, native
 from rexit.format.bundle.catalog import Catalog
 from rexit.format.bundle.inputs import Codes, Value
 from rexit.format.ids import Id
@@ -169,13 +169,7 @@ class PromptBuilder:
         assert self._snapshots is not None
         if part not in self._embeddings:
             users, items, fold_in = (self._snapshots[name][part - 1] for name in ("users", "items", "fold_in"))
-            lists, native = Lists.needed(users), None
-            if lists is not None:
-                table = lists.tensors(users)
-                users = table["embeddings"]
-                native = (lists.probes, table["centres"].view(np.uint16), table["list_offsets"], table["list_users"])
-            users, items, fold_in = (np.ascontiguousarray(rows).view(np.uint16) for rows in (users, items, fold_in))
-            self._embeddings[part] = _native.Embeddings(users, items, fold_in, native)
+            self._embeddings[part] = native(users, items, fold_in, Lists.needed(users))
         return self._embeddings[part]
 
 

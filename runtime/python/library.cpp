@@ -24,6 +24,7 @@
 #include "bundle/policy.hpp"
 #include "bundle/word_pieces.hpp"
 #include "files/json.hpp"
+#include "prompt/nearest.hpp"
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
 #include "session/stops.hpp"
@@ -160,6 +161,29 @@ using Halves = InArray<std::uint16_t, 2>;  // their bits
 
 const core::Half* halves(const Halves& table) { return reinterpret_cast<const core::Half*>(table.data()); }
 
+void check_row(const char* what, std::int64_t row, std::size_t count) {
+  if (row < 0 || static_cast<std::uint64_t>(row) >= count)
+    throw std::invalid_argument(std::string(what) + " row " + std::to_string(row) + " is not one of " + std::to_string(count));
+}
+
+// Of each query the row of `table` with the largest product, the lowest of several: int64 [queries].
+Array<std::int64_t, 1> nearest_row(const Halves& queries, const Halves& table) {
+  const std::size_t count = queries.shape(0), dim = table.shape(1);
+  if (queries.shape(1) != dim || table.shape(0) == 0) throw std::invalid_argument("nearest_row: expected rows of one width");
+  const auto nearest = empty<std::int64_t, 1>({count});
+  const nb::gil_scoped_release no_gil;
+  core::NearestRows search;
+  std::vector<float> vector(dim);
+  for (std::size_t query = 0; query < count; ++query) {
+    std::transform(halves(queries) + query * dim, halves(queries) + (query + 1) * dim, vector.begin(), core::to_float);
+    search.begin(1);
+    search.add(
+        vector, halves(table), {0, table.shape(0)}, [](std::size_t row) { return std::optional(row); }, [](std::size_t) {});
+    nearest.data()[query] = static_cast<std::int64_t>(search.found().front().second);
+  }
+  return nearest;
+}
+
 // Embeddings of an earlier moment, in arrays of the caller.
 class Embeddings {
  public:
@@ -173,6 +197,8 @@ class Embeddings {
       check_lists(centres, offsets, rows);
       lists_ = core::UserLists(probes, {halves(centres), centres.size()}, {offsets.data(), offsets.size()},
                                {rows.data(), rows.size()});
+      places_.resize(rows.size());
+      for (std::size_t place = 0; place < rows.size(); ++place) places_[static_cast<std::size_t>(rows.data()[place])] = place;
     }
     embeddings_ = {halves(users_), lists_ ? &*lists_ : nullptr, halves(items_), halves(fold_in_)};
   }
@@ -186,12 +212,71 @@ class Embeddings {
     return &embeddings_;
   }
 
+  // The users most similar to those of rows `begin` to `end`, int32 [end - begin, count], nearest first; a user with fewer has
+  // its own row in the remaining places. A user is folded in from what it liked, or, if `own`, looked up by its own row where
+  // that is not zero. offsets, items, liked: all users' histories, as in users.safetensors.
+  Array<std::int32_t, 2> similar(const InArray<std::int64_t, 1>& offsets, const InArray<std::int32_t, 1>& items,
+                                 const InArray<std::uint8_t, 1>& liked, std::size_t begin, std::size_t end, std::size_t count,
+                                 bool own) const {
+    const std::size_t users = users_.shape(0), rows = fold_in_.shape(0), dim = users_.shape(1);
+    const auto ascends = [&] { return std::is_sorted(offsets.data(), offsets.data() + users + 1); };
+    if (begin > end || end > users || fold_in_.shape(1) != dim || offsets.size() != users + 1 || items.size() != liked.size() ||
+        offsets.data()[0] < 0 || !ascends() || static_cast<std::size_t>(offsets.data()[users]) > items.size())
+      throw std::invalid_argument("similar: expected rows of users, and a history for each");
+    const auto table = empty<std::int32_t, 2>({end - begin, count});
+    const nb::gil_scoped_release no_gil;
+    core::NearestRows nearest, lists;
+    std::vector<double> sum(dim);
+    std::vector<float> vector(dim);
+    const auto any = [](std::size_t) {};
+    for (std::size_t user = begin; user < end; ++user) {
+      std::int32_t* row = table.data() + (user - begin) * count;
+      std::fill(row, row + count, static_cast<std::int32_t>(user));
+      sum.assign(dim, 0);
+      for (std::int64_t i = offsets.data()[user]; i < offsets.data()[user + 1]; ++i) {
+        if (liked.data()[i] == 0) continue;
+        check_row("item", items.data()[i], rows);
+        const core::Half* item = halves(fold_in_) + static_cast<std::size_t>(items.data()[i]) * dim;
+        for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(core::to_float(item[d]));
+      }
+      const core::Half* embedding = halves(users_) + place_of(user) * dim;
+      if (own && !core::is_zero_vector(embedding, dim))
+        std::transform(embedding, embedding + dim, vector.begin(), core::to_float);
+      else if (core::set_direction(sum, vector) == 0)
+        continue;
+      nearest.begin(count);
+      const auto search = [&](core::Span span) {
+        nearest.add(
+            vector, halves(users_), span,
+            [&](std::size_t place) -> std::optional<std::size_t> {
+              const auto other = lists_ ? static_cast<std::size_t>(lists_->users.data[place]) : place;
+              if (other == user || core::is_zero_vector(halves(users_) + place * dim, dim)) return {};
+              return other;
+            },
+            any);
+      };
+      if (!lists_) {
+        search({0, users});
+      } else {
+        lists.begin(lists_->probes);
+        lists.add(vector, lists_->centres.data, {0, lists_->size()}, [](std::size_t list) { return std::optional(list); }, any);
+        for (const auto& [product, list] : lists.found())
+          search(
+              {static_cast<std::size_t>(lists_->offsets.data[list]), static_cast<std::size_t>(lists_->offsets.data[list + 1])});
+      }
+      for (const auto& [product, other] : nearest.sorted()) *row++ = static_cast<std::int32_t>(other);
+    }
+    return table;
+  }
+
  private:
+  std::size_t place_of(std::size_t user) const noexcept { return lists_ ? places_[user] : user; }
+
   // A search reads centres and rows by the offsets, unchecked.
   void check_lists(const Halves& centres, const InArray<std::int64_t, 1>& offsets, const InArray<std::int32_t, 1>& rows) const {
     const std::size_t lists = centres.shape(0), users = users_.shape(0);
     bool fits = centres.shape(1) == users_.shape(1) && offsets.size() == lists + 1 && rows.size() == users;
-    fits = fits && offsets.data()[0] == 0 && offsets.data()[lists] == static_cast<std::int64_t>(users) &&
+    fits = fits && offsets.data()[0] == 0 && offsets.data()[lists] <= static_cast<std::int64_t>(users) &&
            std::is_sorted(offsets.data(), offsets.data() + offsets.size()) &&
            std::all_of(rows.data(), rows.data() + rows.size(),
                        [users](std::int32_t row) { return row >= 0 && static_cast<std::size_t>(row) < users; });
@@ -203,6 +288,7 @@ class Embeddings {
   Halves users_, items_, fold_in_;
   std::optional<Lists> arrays_;
   std::optional<core::UserLists> lists_;
+  std::vector<std::size_t> places_;  // of the users in the lists
   core::Embeddings embeddings_{};
 };
 
@@ -316,11 +402,6 @@ class Catalog {
     }
   }
 
-  static void check_row(const char* what, std::int64_t row, std::size_t count) {
-    if (row < 0 || static_cast<std::uint64_t>(row) >= count)
-      throw std::invalid_argument(std::string(what) + " row " + std::to_string(row) + " is not one of " + std::to_string(count));
-  }
-
   core::Row item_row(std::int64_t row) const {
     check_row("item", row, catalog_.items.ids.size());
     return static_cast<core::Row>(row);
@@ -386,7 +467,9 @@ void bind_library(nb::module_& module) {
       .def("encode", &Input::encode, "value"_a.none(), "vocabulary"_a);
   nb::class_<Embeddings>(module, "Embeddings")
       .def(nb::init<Halves, Halves, Halves, std::optional<Embeddings::Lists>>(), "users"_a, "items"_a, "fold_in"_a,
-           "lists"_a.none());
+           "lists"_a.none())
+      .def("similar", &Embeddings::similar, "offsets"_a, "items"_a, "liked"_a, "begin"_a, "end"_a, "count"_a, "own"_a);
+  module.def("nearest_row", &nearest_row, "queries"_a, "table"_a);
   nb::class_<Catalog>(module, "Catalog")
       .def(nb::init<const std::string&, const std::string&, const nb::bytes&>(), "parent"_a, "folder"_a, "description"_a)
       .def("prompts", &Catalog::prompts, "slates"_a)

@@ -19,30 +19,6 @@ double dot(const float* a, const float* b, std::size_t dim) {
   return product;
 }
 
-using Ranked = std::pair<double, std::size_t>;  // similarity, row
-
-bool nearer(const Ranked& a, const Ranked& b) noexcept { return a.first != b.first ? a.first > b.first : a.second < b.second; }
-
-// Keeps the `count` nearest entries in `heap`, farthest first: a search needs no memory per row.
-void push_nearest(std::vector<Ranked>& heap, std::size_t count, const Ranked& entry) {
-  if (heap.size() < count) {
-    heap.push_back(entry);
-  } else if (!heap.empty() && nearer(entry, heap.front())) {
-    std::pop_heap(heap.begin(), heap.end(), nearer);
-    heap.back() = entry;
-  } else {
-    return;
-  }
-  std::push_heap(heap.begin(), heap.end(), nearer);
-}
-
-// Products of `x` with `count` rows of halves; not finite where a row is not.
-void half_products(const std::vector<float>& x, const Half* rows, std::size_t count, double* products) {
-  kernels::table().half_products(x.data(), reinterpret_cast<const std::uint16_t*>(rows), count, x.size(), products);
-}
-
-bool is_zero_vector(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
-
 void add(LikeCount& count, bool liked) noexcept {
   ++count.interactions;
   if (liked) ++count.likes;
@@ -174,20 +150,6 @@ std::size_t Retrieval::sum_liked(const RowOf& row_of, std::size_t width) {
   return likes;
 }
 
-// Sets `direction` to that of liked_sum_, and returns its length: 0 if there is no direction. The divisor is a power of two, so
-// the only rounding is that of each component to a half.
-double Retrieval::set_direction(std::vector<float>& direction) const {
-  double largest = 0;
-  for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
-  if (largest == 0) return 0;
-  int exponent = 0;
-  std::frexp(largest, &exponent);
-  direction.resize(liked_sum_.size());
-  std::transform(liked_sum_.begin(), liked_sum_.end(), direction.begin(),
-                 [exponent](double x) { return rounded_to_half(std::ldexp(x, -exponent)); });
-  return std::sqrt(dot(direction.data(), direction.data(), direction.size()));
-}
-
 // Sets query_vector_ to the direction that LightGCN would propagate to the user from the liked items. Returns false if there is
 // none.
 bool Retrieval::fold_in() {
@@ -198,7 +160,7 @@ bool Retrieval::fold_in() {
 bool Retrieval::compute_fold_in() {
   if (embeddings_ == nullptr) return false;
   sum_liked([&](Row item) { return finite_item_row(embeddings_->fold_in, item, "fold_in"); }, catalog_.dim);
-  query_length_ = set_direction(query_vector_);
+  query_length_ = set_direction(liked_sum_, query_vector_);
   return query_length_ != 0;
 }
 
@@ -207,7 +169,7 @@ const Retrieval::LikedVectors& Retrieval::liked_vectors(std::size_t index) {
   if (liked.ready) return liked;
   const VectorColumn& column = catalog_.items.vectors[index];
   sum_liked([&](Row item) { return vector_row(column, item); }, column.width);
-  liked.mean_length = set_direction(liked.mean);
+  liked.mean_length = set_direction(liked_sum_, liked.mean);
   std::size_t limit = 0;
   for (const Number& number : catalog_.program.numbers)
     if (number.kind == NumberKind::max_cosine && number.column == index) limit = std::max(limit, number.limit);
@@ -297,33 +259,14 @@ void Retrieval::numbers(const StageScores& scores, std::vector<float>& out) {
   }
 }
 
-// Pushes rows of `table` with the largest products with query_vector_ to `ranking`, which holds `count`. entry(row): the number
-// that the row is ranked by, nullopt if it is left out. It is called for rows that may enter the ranking, and for those that are
-// not finite, which it must refuse.
-template <class Entry>
-void Retrieval::rank(const Half* table, Span rows, std::size_t count, std::vector<Ranked>& ranking, const Entry& entry) {
-  constexpr std::size_t block = 64;
-  double products[block];
-  for (std::size_t begin = rows.begin; begin < rows.end; begin += block) {
-    const std::size_t end = std::min(rows.end, begin + block);
-    count_rows(end - begin);
-    half_products(query_vector_, table + begin * catalog_.dim, end - begin, products);
-    for (std::size_t row = begin; row < end; ++row) {
-      const double product = products[row - begin];
-      if (ranking.size() >= count && std::isfinite(product) && (count == 0 || product < ranking.front().first)) continue;
-      if (const std::optional<std::size_t> number = entry(row)) push_nearest(ranking, count, {product, *number});
-    }
-  }
-}
-
 // Fills lists_ with the nearest lists. It reads all offsets, so it refuses overlapping lists, and no search reads more than all
 // users.
 void Retrieval::select_lists(const UserLists& lists) {
   const Safetensors& table = catalog_.users.table;
   const Half* centres = lists.centres.data;
-  lists_.clear();
   for (std::size_t list = 0; list < lists.size(); ++list) lists.list(table, list);
-  rank(centres, {0, lists.size()}, lists.probes, lists_, [&](std::size_t list) {
+  lists_.begin(lists.probes);
+  rank(centres, {0, lists.size()}, lists_, [&](std::size_t list) {
     if (!all_finite(centres + list * catalog_.dim, catalog_.dim))
       fail(REXIT_CORRUPT, table.path(), ": `centres` of list ", list, " is not finite");
     return std::optional(list);
@@ -335,10 +278,10 @@ void Retrieval::search_similar() {
   if (!fold_in()) return;
   const Users& users = catalog_.users;
   const std::size_t dim = catalog_.dim;
-  ranking_.clear();
   const UserLists* lists = embeddings_->lists;
+  nearest_rows_.begin(users.neighbours);
   const auto search = [&](Span span) {
-    rank(embeddings_->users, span, users.neighbours, ranking_, [&](std::size_t position) -> std::optional<std::size_t> {
+    rank(embeddings_->users, span, nearest_rows_, [&](std::size_t position) -> std::optional<std::size_t> {
       const std::size_t user = lists == nullptr ? position : static_cast<std::size_t>(lists->user(users.table, position));
       const Half* embedding = embeddings_->users + position * dim;
       if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || is_zero_vector(embedding, dim)) return {};
@@ -351,10 +294,9 @@ void Retrieval::search_similar() {
     search({0, users.ids.size()});
   } else {
     select_lists(*lists);
-    for (const Ranked& list : lists_) search(lists->list(users.table, list.second));
+    for (const Ranked& list : lists_.found()) search(lists->list(users.table, list.second));
   }
-  std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
-  for (const auto& [product, user] : ranking_) similar_.push_back(static_cast<Row>(user));
+  for (const auto& [product, user] : nearest_rows_.sorted()) similar_.push_back(static_cast<Row>(user));
 }
 
 void Retrieval::retrieve(std::size_t count) {
@@ -362,15 +304,14 @@ void Retrieval::retrieve(std::size_t count) {
   check_limits();
   if (!fold_in()) return;
   collect_seen_items();
-  ranking_.clear();
-  rank(embeddings_->items, {0, catalog_.items.ids.size()}, count, ranking_, [&](std::size_t row) -> std::optional<std::size_t> {
+  nearest_rows_.begin(count);
+  rank(embeddings_->items, {0, catalog_.items.ids.size()}, nearest_rows_, [&](std::size_t row) -> std::optional<std::size_t> {
     const Row item = static_cast<Row>(row);
     if (has_met(item) || is_zero_vector(item_row(embeddings_->items, item), catalog_.dim)) return {};
     finite_item_row(embeddings_->items, item, "embeddings");
     return row;
   });
-  std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
-  for (const auto& [product, row] : ranking_) items_.push_back(static_cast<Row>(row));
+  for (const auto& [product, row] : nearest_rows_.sorted()) items_.push_back(static_cast<Row>(row));
 }
 
 void Retrieval::collect_seen_items() {
@@ -497,10 +438,9 @@ std::size_t Retrieval::memory() const noexcept {
                      liked.places.capacity() * sizeof(std::size_t);
   return liked_vectors + history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) +
          seen_items_.capacity() * sizeof(SeenItem) + seen_embeddings_.capacity() * sizeof(float) +
-         seen_with_embedding_.capacity() * sizeof(std::size_t) +
-         (ranking_.capacity() + lists_.capacity() + item_ranking_.capacity()) * sizeof(Ranked) +
-         liked_sum_.capacity() * sizeof(double) + query_vector_.capacity() * sizeof(float) +
-         nearest_.capacity() * sizeof(Interaction) +
+         seen_with_embedding_.capacity() * sizeof(std::size_t) + nearest_rows_.memory() + lists_.memory() +
+         item_ranking_.capacity() * sizeof(Ranked) + liked_sum_.capacity() * sizeof(double) +
+         query_vector_.capacity() * sizeof(float) + nearest_.capacity() * sizeof(Interaction) +
          (items_.capacity() + similar_liked_.capacity() + similar_liked_sorted_.capacity()) * sizeof(Row) +
          target_.capacity() * sizeof(float) + similarities_.capacity() * sizeof(double);
 }

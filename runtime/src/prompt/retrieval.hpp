@@ -9,6 +9,7 @@
 
 #include "base/clock.hpp"
 #include "bundle/catalog/catalog.hpp"
+#include "prompt/nearest.hpp"
 
 namespace rexit::core {
 
@@ -100,9 +101,11 @@ class Retrieval {
     if (before / rows_per_check != rows_read_ / rows_per_check) check_limits();
   }
   void check_limits() const;
+  // Counts the rows of `table` that it reads.
   template <class Entry>
-  void rank(const Half* table, Span rows, std::size_t count, std::vector<std::pair<double, std::size_t>>& ranking,
-            const Entry& entry);
+  void rank(const Half* table, Span rows, NearestRows& nearest, const Entry& entry) {
+    nearest.add(query_vector_, table, rows, entry, [this](std::size_t count) { count_rows(count); });
+  }
   void search_similar();
   void retrieve(std::size_t count);
   bool has_met(Row item) const noexcept;
@@ -110,7 +113,6 @@ class Retrieval {
   float user_product(Row item);
   float cosine(const Number& number, Row item);
   const LikedVectors& liked_vectors(std::size_t column);
-  double set_direction(std::vector<float>& direction) const;
   void select_lists(const UserLists& lists);
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
@@ -152,7 +154,8 @@ class Retrieval {
   double query_length_ = 0;
   std::vector<double> similarities_;  // of seen_items_, or of the latest likes, to a target
   std::optional<Row> ranked_for_;     // the target of item_ranking_
-  std::vector<std::pair<double, std::size_t>> ranking_, lists_, item_ranking_;
+  NearestRows nearest_rows_, lists_;
+  std::vector<Ranked> item_ranking_;
 };
 
 }  // namespace rexit::core

@@ -13,7 +13,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, in_lists, make_catalog
 from rexit.errors import BundleError
 from rexit.exporter.retriever import neighbours as lists
-from rexit.exporter.retriever.neighbours import Lists, Neighbourhood
+from rexit.exporter.retriever.neighbours import Lists, similar_users
 from rexit.format.bundle import Catalog
 
 Half = NDArray[np.float16]
@@ -62,28 +62,31 @@ def test_every_user_with_an_embedding_is_in_the_list_of_the_nearest_centre(few: 
     assert (index.centres == again.centres).all() and (index.owner == again.owner).all()
 
 
+def searched(vectors: Half, index: Lists | None) -> list[list[int]]:
+    """Each user's twenty most similar: those nearest to its own embedding."""
+    nothing = {"history_offsets": np.zeros(len(vectors) + 1, np.int64), "history_items": np.zeros(0, np.int32)}
+    nothing["history_liked"] = np.zeros(0, np.uint8)
+    table = similar_users(vectors, vectors[:1], nothing, 20, index, own=True)
+    return [[user for user in near if user != own] for own, near in enumerate(table.tolist())]
+
+
 def test_a_search_finds_what_the_definition_says(few: None) -> None:
-    vectors = clustered()
+    vectors = clustered(1500)
     index = Lists.needed(vectors)
     assert index is not None
-    rng = np.random.default_rng(1)
-    queries = np.concatenate([vectors[:200], rng.normal(size=(50, vectors.shape[1])).astype(np.float16)])
-    own = np.where(np.arange(250) < 200, np.arange(250), -1)
-    approximate = Neighbourhood(vectors, 20, index).nearest(queries, own)
-    for query, row, near in zip(queries, own, approximate, strict=True):
-        assert near.tolist() == (as_defined(index, vectors, query, row, 20) if query.any() else [])
+    for own, near in enumerate(searched(vectors, index)):
+        assert near == (as_defined(index, vectors, vectors[own], own, 20) if vectors[own].any() else [])
 
 
 def test_nearly_all_of_the_nearest_are_found(few: None) -> None:
     vectors = clustered()
-    own, index = np.flatnonzero(vectors.any(1))[:300], Lists.needed(vectors)
+    index = Lists.needed(vectors)
     assert index is not None
-    exact, approximate = (
-        Neighbourhood(vectors, 20, chosen).nearest(vectors[own], own) for chosen in (None, replace(index, probes=32))
-    )
+    own = np.flatnonzero(vectors.any(1))[:300].tolist()
+    exact, approximate = (searched(vectors, chosen) for chosen in (None, replace(index, probes=32)))
     near = [
-        np.mean(products(vectors[user], vectors[some]) >= products(vectors[user], vectors[all]).min())
-        for user, all, some in zip(own, exact, approximate, strict=True)
+        np.mean(products(vectors[user], vectors[approximate[user]]) >= products(vectors[user], vectors[exact[user]]).min())
+        for user in own
     ]
     assert np.mean(near) > 0.99
 
